@@ -1,0 +1,172 @@
+"""`edge-pslora adapt`: one session of learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from edge_pslora.cli import options as o
+from edge_pslora.cli.config_file import Config
+from edge_pslora.cli.output import columns, fraction, print_result
+from edge_pslora.cli.quiet import working
+from edge_pslora.cli.settings import adapt_config, per_channel
+from edge_pslora.errors import GateRefusedError
+from edge_pslora.units import format_duration, format_size
+
+
+def adapt(
+    data: o.DataArgument,
+    model: o.Model = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    weights: o.Weights = None,
+    target: o.Target = None,
+    head_module: o.HeadModule = None,
+    max_length: o.MaxLength = None,
+    image_size: o.ImageSize = None,
+    image_mean: o.ImageMean = None,
+    image_std: o.ImageStd = None,
+    task: o.Task = None,
+    label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    missing: o.Missing = None,
+    task_type: o.TaskTypeOption = None,
+    history_budget: o.HistoryBudget = None,
+    anchor_budget: o.AnchorBudget = None,
+    ram_budget: o.RamBudget = None,
+    time_budget: o.TimeBudget = None,
+    preset: o.Preset = "default",
+    rank: o.Rank = None,
+    alpha: o.Alpha = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    head: o.Head = None,
+    train_norms: o.TrainNorms = False,
+    seed: o.Seed = None,
+    merge: o.Merge = None,
+    stability_weight: o.StabilityWeight = None,
+    stability_temperature: o.StabilityTemperature = None,
+    stability_reading: o.StabilityReadingOption = None,
+    no_direction: o.NoDirection = False,
+    no_magnitude: o.NoMagnitude = False,
+    max_forgetting: o.MaxForgetting = None,
+    force: o.Force = False,
+    threads: o.Threads = None,
+    config: Config = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Learn from DATA, check the result, and serve it if it is good enough.
+
+    Exit codes: 0 promoted, 1 failed and nothing changed, 2 wrong use,
+    3 refused (the old model still serves), 4 bad input, 5 workspace locked,
+    6 budget cannot be met.
+    """
+    settings = adapt_config(
+        preset,
+        {
+            "rank": rank,
+            "alpha": alpha,
+            "target": tuple(target) if target else None,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "max_length": max_length,
+            "train_norms": train_norms or None,
+            "seed": seed,
+            "head": head,
+            "merge": merge,
+            "stability_weight": stability_weight,
+            "stability_temperature": stability_temperature,
+            "stability_reading": stability_reading,
+            "direction": False if no_direction else None,
+            "magnitude": False if no_magnitude else None,
+            "history_budget": history_budget,
+            "anchor_budget": anchor_budget,
+            "ram_budget": ram_budget,
+            "time_budget": time_budget,
+            "max_forgetting": max_forgetting,
+            "force": force or None,
+        },
+    )
+    mean = per_channel(image_mean, "--image-mean")
+    std = per_channel(image_std, "--image-std")
+    with working(quiet=quiet, debug=debug) as progress:
+        # Torch is imported here and not above: --help has to start fast.
+        from edge_pslora.data.options import ReadOptions
+        from edge_pslora.models.options import ModelOptions
+        from edge_pslora.pipeline import adapt as run_session
+
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        result = run_session(
+            data,
+            model=model,
+            weights=weights,
+            workspace=workspace,
+            task=task,
+            config=settings,
+            read=ReadOptions(
+                label_column=label_column,
+                text_column=text_column,
+                task_type=task_type,
+                missing=tuple(missing or ()),
+            ),
+            model_options=ModelOptions(
+                max_length=settings.train.max_length,
+                image_size=image_size,
+                image_mean=mean,
+                image_std=std,
+                head_module=head_module,
+                seed=settings.train.seed,
+            ),
+            progress=progress,
+        )
+    facts = result.to_dict()
+    print_result(facts, describe(facts, workspace), as_json=as_json)
+    if not facts["promoted"]:
+        raise typer.Exit(GateRefusedError.exit_code)
+
+
+def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
+    """The result for people."""
+    if facts["promoted"]:
+        headline = f"Generation {facts['generation']} of {workspace} is now served."
+    else:
+        headline = "Refused: the old model still serves."
+    set_aside = facts.get("rejected", 0)
+    rows = [
+        ("why", facts["reason"]),
+        ("task", facts["task"]),
+        ("samples", f"{facts['samples']}{f', {set_aside} rows set aside' if set_aside else ''}"),
+        (facts.get("metric", "accuracy"), f"{_before_after(facts)} on held-out samples"),
+    ]
+    if facts["retention"] is not None:
+        rows.append(("retention", f"{fraction(facts['retention'])} of what was known"))
+    rows += [
+        ("history", format_size(facts["history_bytes"])),
+        (
+            "run",
+            f"{facts['steps']} steps, {format_duration(facts['wall_seconds'])}, "
+            f"{format_size(facts['peak_rss_bytes'])} of memory",
+        ),
+    ]
+    if facts.get("stop_reason"):
+        rows.append(("stopped", facts["stop_reason"]))
+    if facts["onnx_max_abs_error"] is not None:
+        rows.append(("onnx = torch", f"to {facts['onnx_max_abs_error']:.1e} in every logit"))
+    files = columns([(name, path) for name, path in facts["files"].items()])
+    notes = [f"note: {note}" for note in facts.get("notes", ())]
+    return [headline, *columns(rows), *notes, *(["files", *files] if files else [])]
+
+
+def _before_after(facts: dict[str, Any]) -> str:
+    after = fraction(facts["accuracy_after"])
+    if facts["accuracy_before"] is None:
+        return after
+    return f"{fraction(facts['accuracy_before'])} before, {after} after,"

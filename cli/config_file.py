@@ -1,0 +1,138 @@
+"""`--config FILE`: values for options that the command line leaves out. Flags win."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_pslora.cli.options import OUTPUT
+from edge_pslora.errors import UsageError
+
+MAX_BYTES = 1 << 20
+_NOT_IN_A_FILE = {"config", "help", "json", "debug"}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The top-level table of a .toml, .json, .yaml or .yml file.
+
+    Raises:
+        UsageError: the file is missing, too long, of another kind, not valid or not a table.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".toml", ".json", ".yaml", ".yml"):
+        raise _wrong(path, "a name ending in .toml, .json, .yaml or .yml", repr(path.name))
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _wrong(path, "a readable file", error.strerror or str(error)) from error
+    if len(data) > MAX_BYTES:
+        raise _wrong(path, "at most 1 MiB", "a longer file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _wrong(path, "UTF-8 text", str(error)) from error
+    values = _parse(path, kind, text)
+    if not isinstance(values, dict):
+        raise _wrong(path, "options and their values", f"a {type(values).__name__}")
+    return values
+
+
+def _parse(path: Path, kind: str, text: str) -> Any:
+    if kind in (".yaml", ".yml"):
+        return _parse_yaml(path, text)
+    parse, error_type = (
+        (tomllib.loads, tomllib.TOMLDecodeError)
+        if kind == ".toml"
+        else (json.loads, json.JSONDecodeError)
+    )
+    try:
+        return parse(text)
+    except (error_type, RecursionError) as error:
+        raise _wrong(path, f"valid {kind[1:].upper()}", str(error)) from error
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    try:
+        yaml = importlib.import_module("yaml")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--config {path}",
+            expected="PyYAML, to read YAML",
+            found="it is not installed",
+            remedy="run pip install 'edge-pslora[yaml]', or write the file as TOML or JSON",
+        ) from error
+    try:
+        return yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _wrong(path, "valid YAML", str(error)) from error
+
+
+def load_defaults(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Makes the file's values the defaults of the command's options (a callback of `--config`)."""
+    if path is None:
+        return None
+    options = {
+        flag[2:]: parameter
+        for parameter in ctx.command.params
+        for flag in parameter.opts
+        if flag.startswith("--") and flag[2:] not in _NOT_IN_A_FILE
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in read_config(path).items():
+        name = str(key).replace("_", "-")
+        if name not in options:
+            raise UsageError(
+                f"--config {path}",
+                expected="options of this command: " + ", ".join(sorted(options)),
+                found=f"the unknown key {str(key)!r}",
+                remedy="remove or correct that key",
+            )
+        parameter = options[name]
+        if value is not None:
+            is_flag = bool(getattr(parameter, "is_flag", False))
+            defaults[str(parameter.name)] = _value(path, name, value, is_flag, parameter.multiple)
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+def _value(path: Path, name: str, value: Any, is_flag: bool, repeatable: bool) -> Any:
+    """The value as the command line would give it, so that both are checked by the same code."""
+    if is_flag:
+        if isinstance(value, bool):
+            return value
+        raise _wrong(path, f"true or false for {name}", repr(value))
+    if repeatable:
+        return [_scalar(path, name, v) for v in (value if isinstance(value, list) else [value])]
+    return _scalar(path, name, value)
+
+
+def _scalar(path: Path, name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _wrong(path, f"a number or text for {name}", repr(value))
+    return str(value)
+
+
+def _wrong(path: Path, expected: str, found: str) -> UsageError:
+    return UsageError(
+        f"--config {path}", expected=expected, found=found, remedy="correct the file or the option"
+    )
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        is_eager=True,
+        callback=load_defaults,
+        help="TOML, JSON or YAML file with values for these options; flags win.",
+        rich_help_panel=OUTPUT,
+    ),
+]

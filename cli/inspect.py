@@ -1,0 +1,159 @@
+"""`edge-pslora eval`, `status` and `report`: looking without changing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_pslora.cli import options as o
+from edge_pslora.cli.output import columns, fraction, print_result, table
+from edge_pslora.cli.quiet import working
+from edge_pslora.errors import UsageError, WorkspaceError
+from edge_pslora.units import format_size
+
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Also check the sha256 of every file (reads them all).")
+]
+CompareTorch = Annotated[
+    bool, typer.Option("--compare-torch", help="Also run torch, and compare it with the ONNX file.")
+]
+ReportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write a copy of the page there.")
+]
+
+
+def evaluate(
+    workspace: o.WorkspaceArgument,
+    data: o.DataArgument,
+    generation: o.GenerationOption = None,
+    label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    missing: o.Missing = None,
+    compare_torch: CompareTorch = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure a generation on DATA (its test part, if it has one)."""
+    with working(quiet=quiet, debug=debug):
+        # Torch is imported here and not above: --help has to start fast.
+        from edge_pslora.data.options import ReadOptions
+        from edge_pslora.evaluate import evaluate as measure
+
+        result = measure(
+            workspace,
+            data,
+            generation=generation,
+            read=ReadOptions(
+                label_column=label_column, text_column=text_column, missing=tuple(missing or ())
+            ),
+            compare_torch=compare_torch,
+        )
+    facts = result.to_dict()
+    print_result(facts, _describe_evaluation(facts), as_json=as_json)
+
+
+def _describe_evaluation(facts: dict[str, Any]) -> list[str]:
+    metric = facts["metric"]
+    lines = [f"Generation {facts['generation']} on {facts['samples']} samples"]
+    rows = [(metric, fraction(facts["accuracy"]))]
+    if facts["agreement"] is not None:
+        same = f"same answer for {fraction(facts['agreement'])} of them"
+        rows.append(("onnx = torch", f"{same}, logits to {facts['max_abs_error']:.1e}"))
+    if facts["unknown_labels"]:
+        rows.append(("never learned", _some(list(facts["unknown_labels"]))))
+    if facts["rejected"]:
+        rows.append(("set aside", f"{facts['rejected']} rows that could not be read"))
+    lines += columns(rows)
+    if facts["per_label"]:
+        cells = [(label, fraction(value)) for label, value in facts["per_label"].items()]
+        lines += ["", *table(("label", metric), cells)]
+    return lines
+
+
+def status(
+    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    verify: Verify = False,
+    as_json: o.AsJson = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show what is served, what is kept, and whether anything is damaged (exit code 4)."""
+    from edge_pslora.workspace.workspace import Workspace
+
+    facts = Workspace.open(workspace).status(verify=verify)
+    print_result(facts, _describe_status(facts), as_json=as_json)
+    if facts["damage"]:
+        raise typer.Exit(WorkspaceError.exit_code)
+
+
+def _describe_status(facts: dict[str, Any]) -> list[str]:
+    if facts["generation"] is None:
+        served = "nothing yet: run edge-pslora adapt"
+    else:
+        served = f"generation {facts['generation']}, task {facts['task']}"
+    rows = [("served", served), ("labels", _some(facts["labels"]))]
+    metrics = facts["metrics"]
+    if isinstance(metrics.get("accuracy_after"), float):
+        rows.append(("accuracy", f"{fraction(metrics['accuracy_after'])} on its task"))
+    if isinstance(metrics.get("retention"), float):
+        rows.append(("retention", f"{fraction(metrics['retention'])} of what was known"))
+    rows += [
+        ("history", format_size(facts["history_bytes"])),
+        ("disk", format_size(facts["disk_bytes"])),
+    ]
+    lines = [facts["workspace"], *columns(rows)]
+    if facts["generations"]:
+        checked = facts["verified"] or bool(facts["damage"])
+        header = ("generation", "task", "created", "parent", "labels", "size")
+        cells = [_generation_row(row, checked) for row in facts["generations"]]
+        lines += ["", *table((*header, "files") if checked else header, cells, left=3)]
+    lines += [f"warning: {line}" for line in facts["warnings"]]
+    return lines + [f"damaged: {line}" for line in facts["damage"]]
+
+
+def _generation_row(row: dict[str, Any], checked: bool) -> tuple[str, ...]:
+    cells = (
+        f"{'*' if row['current'] else ' '} {row['number']}",
+        row["task"] or "?",
+        row["created"] or "?",
+        "-" if row["parent"] is None else str(row["parent"]),
+        str(row["labels"]),
+        format_size(row["disk_bytes"]),
+    )
+    return (*cells, "damaged" if row["damage"] else "ok") if checked else cells
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    rest = len(names) - most
+    return f"{len(names)}: {shown}, and {rest} more" if rest > 0 else f"{len(names)}: {shown}"
+
+
+def report(
+    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    out: ReportOut = None,
+    generation: o.GenerationOption = None,
+    as_json: o.AsJson = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show where the page of a generation is, or copy it."""
+    from edge_pslora.workspace import durable, layout
+    from edge_pslora.workspace.workspace import Workspace
+
+    opened = Workspace.open(workspace)
+    chosen = opened.current() if generation is None else opened.generation(generation)
+    if chosen is None:
+        raise UsageError(
+            str(workspace),
+            expected="at least one generation",
+            found="none",
+            remedy="run edge-pslora adapt first",
+        )
+    page = chosen.file(layout.REPORT)
+    if out is not None:
+        durable.copy_file(page, out)
+        page = out
+    facts = {"generation": chosen.number, "report": str(page)}
+    print_result(facts, [str(page)], as_json=as_json)

@@ -1,0 +1,119 @@
+"""`edge-pslora rollback`, `export` and `merge`: between generations, and out of a workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edge_pslora.cli import options as o
+from edge_pslora.cli.output import columns, print_result
+from edge_pslora.cli.quiet import working
+from edge_pslora.config import MERGE_RULES, MergeRule
+from edge_pslora.units import format_size
+
+To = Annotated[
+    int | None,
+    typer.Option(
+        "--to", metavar="N", min=1, help="Generation; default: the parent of the current one."
+    ),
+]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
+Format = Annotated[
+    Literal["onnx", "safetensors", "peft"],
+    typer.Option(
+        "--format",
+        metavar="KIND",
+        help="onnx, safetensors (the merged weights) or peft (the adapter).",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
+]
+MaxRank = Annotated[
+    int,
+    typer.Option("--max-rank", metavar="R", min=1, help="Largest rank of a layer, for peft."),
+]
+AdaptersArgument = Annotated[
+    list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT adapter folders, oldest first.")
+]
+Base = Annotated[
+    Path, typer.Option("--base", metavar="FILE", help="Safetensors file of the base weights.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Safetensors file to write.")]
+Rule = Annotated[
+    MergeRule,
+    typer.Option(
+        "--rule", metavar="RULE", help=f"How adapters are joined: {', '.join(MERGE_RULES)}."
+    ),
+]
+
+
+def rollback(
+    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    to: To = None,
+    as_json: o.AsJson = False,
+    debug: o.Debug = False,
+) -> None:
+    """Serve an earlier (or later) generation; nothing is deleted."""
+    from edge_pslora.workspace.lock import writer_lock
+    from edge_pslora.workspace.workspace import Workspace
+
+    opened = Workspace.open(workspace)
+    with writer_lock(workspace):
+        served = opened.rollback(to)
+    facts = {
+        "generation": served.number,
+        "task": served.manifest.task,
+        "parent": served.manifest.parent,
+        "path": str(served.path),
+    }
+    line = f"Generation {served.number} of {workspace} is now served (task {served.manifest.task})."
+    print_result(facts, [line], as_json=as_json)
+
+
+def export(
+    workspace: o.WorkspaceArgument,
+    out: OutArgument,
+    format: Format,
+    generation: o.GenerationOption = None,
+    max_rank: MaxRank = 64,
+    overwrite: Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Write a generation as ONNX, safetensors or a PEFT adapter."""
+    with working(quiet=quiet, debug=debug):
+        from edge_pslora.exporters.export import export_generation
+
+        result = export_generation(
+            workspace, out, format, generation=generation, overwrite=overwrite, rank=max_rank
+        )
+    lines = [f"Generation {result.generation} as {format}:", *(f"  {f}" for f in result.files)]
+    if result.max_relative_error is not None:
+        lines.append(f"largest relative error of a layer: {result.max_relative_error:.1e}")
+    if result.left_out:
+        lines.append(f"an adapter cannot hold, left out: {', '.join(result.left_out)}")
+    print_result(result.to_dict(), lines, as_json=as_json)
+
+
+def merge(
+    adapters: AdaptersArgument,
+    base: Base,
+    out: Out,
+    rule: Rule = "constructive",
+    as_json: o.AsJson = False,
+    debug: o.Debug = False,
+) -> None:
+    """Merge PEFT adapters into base weights, without torch."""
+    from edge_pslora.merge_files import merge as merge_files
+
+    result = merge_files(adapters, base, out, rule=rule)
+    rows = [
+        ("adapters", f"{len(result.adapters)}, joined by {result.rule}"),
+        ("tensors", f"{result.tensors}, of which {len(result.merged)} were merged"),
+        ("size", format_size(result.bytes)),
+    ]
+    print_result(result.to_dict(), [str(out), *columns(rows)], as_json=as_json)

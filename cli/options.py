@@ -1,0 +1,315 @@
+"""The options of every command: names, units, defaults and the one line of help each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edge_pslora.config import MERGE_RULES, HeadKind, MergeRule, StabilityReading, TaskType
+
+DEFAULT_WORKSPACE = Path("edge-pslora")
+
+MODEL, DATA, BUDGETS = "Model", "Data", "Budgets"
+LEARNING, STABILITY, GATE, OUTPUT = "Learning", "Stability and merge", "Promotion", "Output and run"
+
+WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Workspace folder.")]
+DataArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A .npz (x, y), .csv or .jsonl file, a folder of class folders with images, or a "
+        "folder with train.jsonl, valid.jsonl, test.jsonl.",
+    ),
+]
+GenerationOption = Annotated[
+    int | None,
+    typer.Option("--generation", metavar="N", min=1, help="Generation; default: the current one."),
+]
+
+# Model
+Workspace = Annotated[
+    Path,
+    typer.Option("--workspace", metavar="DIR", help="Workspace folder.", rich_help_panel=MODEL),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="SRC",
+        help="Needed the first time: a Hugging Face folder, package.module:factory, or auto.",
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Safetensors file for package.module:factory.", rich_help_panel=MODEL
+    ),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Layer to adapt: a name, its end or a pattern with *; repeatable. Default: auto.",
+        rich_help_panel=MODEL,
+    ),
+]
+HeadModule = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of the model's own classifier layer. Default: found by itself.",
+        rich_help_panel=MODEL,
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Longest text, in tokens. Default: 128.",
+        rich_help_panel=MODEL,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        min=1,
+        help="Side of the square that images are scaled to. Default: the model's own.",
+        rich_help_panel=MODEL,
+    ),
+]
+ImageMean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X[,Y,Z]",
+        help="Mean of the pixels (0 to 1), one or per channel. Default: the model's own.",
+        rich_help_panel=MODEL,
+    ),
+]
+ImageStd = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X[,Y,Z]",
+        help="Standard deviation of the pixels, likewise.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+# Data
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of this session's task. Default: the name of DATA.",
+        rich_help_panel=DATA,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column or key of the label. Default: label, or the last column.",
+        rich_help_panel=DATA,
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column or key of the text. Default: text.",
+        rich_help_panel=DATA,
+    ),
+]
+Missing = Annotated[
+    list[float] | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Number that stands for a missing value, such as -9; repeatable.",
+        rich_help_panel=DATA,
+    ),
+]
+TaskTypeOption = Annotated[
+    TaskType | None,
+    typer.Option(
+        "--task-type",
+        metavar="TYPE",
+        help="classification or regression. Default: seen from the labels.",
+        rich_help_panel=DATA,
+    ),
+]
+
+# Budgets
+HistoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Size of the remembered past, whatever the number of sessions. Default: 1MB.",
+        rich_help_panel=BUDGETS,
+    ),
+]
+AnchorBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Size of the samples kept to measure forgetting. Default: 4MB.",
+        rich_help_panel=BUDGETS,
+    ),
+]
+RamBudget = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Most memory to use, such as 1GB.", rich_help_panel=BUDGETS),
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Most time to take, such as 90s or 1h30m.", rich_help_panel=BUDGETS
+    ),
+]
+
+# Learning
+Preset = Annotated[
+    Literal["default", "paper", "sequential"],
+    typer.Option(
+        metavar="NAME",
+        help="What the other options change: default (measured best), paper (the published "
+        "method) or sequential (plain LoRA).",
+        rich_help_panel=LEARNING,
+    ),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(metavar="R", help="Rank of the update. Default: 8.", rich_help_panel=LEARNING),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Scale of the update is alpha / rank. Default: 16.",
+        rich_help_panel=LEARNING,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Passes over the data. Default: 3.", rich_help_panel=LEARNING),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Samples per step. Default: 32.", rich_help_panel=LEARNING),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Peak learning rate. Default: 5e-4.", rich_help_panel=LEARNING),
+]
+Head = Annotated[
+    HeadKind | None,
+    typer.Option(
+        metavar="KIND",
+        help="auto, analytic (ridge on running statistics) or linear (SGD). Default: auto.",
+        rich_help_panel=LEARNING,
+    ),
+]
+TrainNorms = Annotated[
+    bool,
+    typer.Option(
+        "--train-norms", help="Also train normalisation layers.", rich_help_panel=LEARNING
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Same seed, same bytes (with the same threads). Default: 0.",
+        rich_help_panel=LEARNING,
+    ),
+]
+
+# Stability and merge
+Merge = Annotated[
+    MergeRule | None,
+    typer.Option(
+        metavar="RULE",
+        help=f"How the update joins the past: {', '.join(MERGE_RULES)}. Default: constructive.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityWeight = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Weight of the stability loss, 0 = off. Default: 0.1.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityTemperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Sharpness, in units of 1 / rms of the layer's past. Default: 1.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityReadingOption = Annotated[
+    StabilityReading | None,
+    typer.Option(
+        "--stability-reading",
+        metavar="NAME",
+        help="Reading of the paper's Eq. 4: elementwise or product. Default: elementwise.",
+        rich_help_panel=STABILITY,
+    ),
+]
+NoDirection = Annotated[
+    bool,
+    typer.Option(
+        "--no-direction",
+        help="Stability loss without its direction part.",
+        rich_help_panel=STABILITY,
+    ),
+]
+NoMagnitude = Annotated[
+    bool,
+    typer.Option(
+        "--no-magnitude",
+        help="Stability loss without its magnitude part.",
+        rich_help_panel=STABILITY,
+    ),
+]
+
+# Promotion
+MaxForgetting = Annotated[
+    float | None,
+    typer.Option(
+        metavar="FRACTION",
+        help="Accepted loss of accuracy on earlier tasks; 0.01 = one point. Default: 0.01.",
+        rich_help_panel=GATE,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Promote even if the accuracy is worse.", rich_help_panel=GATE),
+]
+
+# Output and run
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Threads of computation. Default: all cores.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress bars.", rich_help_panel=OUTPUT)
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Tracebacks and other libraries' messages.", rich_help_panel=OUTPUT
+    ),
+]

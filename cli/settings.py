@@ -1,0 +1,86 @@
+"""From the values of flags to the library's frozen settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from edge_pslora.config import PRESETS, AdaptConfig
+from edge_pslora.errors import UsageError
+from edge_pslora.units import parse_duration, parse_size
+
+# flag -> (section of AdaptConfig, field); "" is AdaptConfig itself
+_FIELDS = {
+    "rank": ("lora", "rank"),
+    "alpha": ("lora", "alpha"),
+    "target": ("lora", "target_modules"),
+    "epochs": ("train", "epochs"),
+    "batch_size": ("train", "batch_size"),
+    "learning_rate": ("train", "learning_rate"),
+    "max_length": ("train", "max_length"),
+    "train_norms": ("train", "train_norms"),
+    "seed": ("train", "seed"),
+    "head": ("head", "kind"),
+    "merge": ("", "merge"),
+    "stability_weight": ("stability", "weight"),
+    "stability_temperature": ("stability", "temperature"),
+    "stability_reading": ("stability", "reading"),
+    "direction": ("stability", "direction"),
+    "magnitude": ("stability", "magnitude"),
+    "history_budget": ("budget", "history_bytes"),
+    "anchor_budget": ("budget", "anchor_bytes"),
+    "ram_budget": ("budget", "ram_bytes"),
+    "time_budget": ("budget", "time_seconds"),
+    "max_forgetting": ("gate", "max_forgetting"),
+    "force": ("gate", "force"),
+}
+_PARSERS = {
+    "history_budget": parse_size,
+    "anchor_budget": parse_size,
+    "ram_budget": parse_size,
+    "time_budget": parse_duration,
+}
+
+
+def adapt_config(preset: str, flags: Mapping[str, Any]) -> AdaptConfig:
+    """The preset with every flag that was given (is not None) on top.
+
+    Raises:
+        UsageError: a value that the settings refuse.
+    """
+    config = PRESETS[preset]()
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        section, field = _FIELDS[flag]
+        if flag in _PARSERS:
+            value = _PARSERS[flag](value, "--" + flag.replace("_", "-"))
+        if section:
+            value = replace(getattr(config, section), **{field: value})
+        # One replace per flag: the error of a bad value names that flag.
+        config = replace(config, **{section or field: value})
+    return config
+
+
+def per_channel(text: str | None, where: str) -> float | tuple[float, float, float] | None:
+    """ "0.5" -> 0.5, "0.48,0.45,0.4" -> three numbers, None -> None.
+
+    Raises:
+        UsageError: neither one number nor three.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not all(map(math.isfinite, numbers)) or len(numbers) not in (1, 3):
+        raise UsageError(
+            where,
+            expected="one number, or three with commas between",
+            found=repr(text),
+            remedy="write it as 0.5 or as 0.485,0.456,0.406",
+        )
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1], numbers[2])

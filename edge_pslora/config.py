@@ -1,0 +1,192 @@
+"""Frozen, validated settings, one dataclass per concern. No torch here: the CLI reads it to show help."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from edge_pslora.errors import UsageError
+
+StabilityReading = Literal["elementwise", "product"]
+MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
+HeadKind = Literal["auto", "analytic", "linear"]
+TaskType = Literal["classification", "regression"]
+
+MERGE_RULES: tuple[MergeRule, ...] = (
+    "max_magnitude",
+    "cumulative",
+    "constructive",
+    "average",
+    "none",
+)
+
+
+def _require(condition: bool, where: str, expected: str, found: object) -> None:
+    if not condition:
+        raise UsageError(where, expected=expected, found=repr(found), remedy="change the option")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters: D = scaling * B A, scaling = alpha / rank (rsLoRA: alpha / sqrt(rank))."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    use_rslora: bool = False
+    target_modules: tuple[str, ...] = ("auto",)
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.rank <= 1024, "--rank", "1 to 1024", self.rank)
+        _require(self.alpha > 0, "--alpha", "a positive number", self.alpha)
+        _require(len(self.target_modules) > 0, "--target", "at least one name", self.target_modules)
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class StabilityConfig:
+    """Stability loss L_s (METHOD.md, Eq. 4). weight 0 switches it off.
+
+    temperature: in units of 1 / rms(S) of the layer (dimensionless).
+    direction / magnitude: the two parts of the loss, separately switchable.
+    """
+
+    weight: float = 0.1
+    temperature: float = 1.0
+    reading: StabilityReading = "elementwise"
+    direction: bool = True
+    magnitude: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "--stability-weight", "zero or more", self.weight)
+        _require(self.temperature > 0, "--stability-temperature", "more than 0", self.temperature)
+        _require(
+            self.reading in ("elementwise", "product"),
+            "--stability-reading",
+            "elementwise or product",
+            self.reading,
+        )
+
+    @property
+    def active(self) -> bool:
+        return self.weight > 0 and (self.direction or self.magnitude)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The head. analytic: ridge on streaming statistics; linear: trained by SGD.
+
+    ridge: mu relative to trace(G) / d. transport: map old statistics into the new feature space.
+    folds: training sees each sample through a head solved without that sample's fold.
+    """
+
+    kind: HeadKind = "auto"
+    ridge: float = 1e-2
+    transport: bool = True
+    transport_ridge: float = 1e-2
+    folds: int = 4
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kind in ("auto", "analytic", "linear"),
+            "--head",
+            "auto, analytic or linear",
+            self.kind,
+        )
+        _require(self.ridge > 0, "--ridge", "more than 0", self.ridge)
+        _require(self.folds >= 2, "folds", "at least 2", self.folds)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser's settings (AdamW on adapter weights; `epochs` passes over the session's data)."""
+
+    learning_rate: float = 5e-4
+    epochs: int = 3
+    batch_size: int = 32
+    warmup_fraction: float = 0.1
+    clip_norm: float = 1.0
+    max_length: int = 128
+    train_norms: bool = False
+    seed: int = 0
+    checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "--learning-rate", "more than 0", self.learning_rate)
+        _require(self.epochs >= 0, "--epochs", "zero or more", self.epochs)
+        _require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
+        _require(self.max_length >= 2, "--max-length", "at least 2", self.max_length)
+        _require(0 <= self.seed < 2**32, "--seed", "0 to 4294967295", self.seed)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """Limits in bytes and seconds; None means no limit."""
+
+    history_bytes: int = 1_000_000
+    anchor_bytes: int = 4_000_000
+    ram_bytes: int | None = None
+    time_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Promotion rules. Fractions of accuracy (0.01 = one point); p below `significance` counts."""
+
+    max_forgetting: float = 0.01
+    significance: float = 0.05
+    max_onnx_abs_error: float = 1e-4
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.max_forgetting <= 1, "--max-forgetting", "0 to 1", self.max_forgetting)
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Everything that one session of adaptation depends on, besides the model and the data."""
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    merge: MergeRule = "constructive"
+    head: HeadConfig = field(default_factory=HeadConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.merge in MERGE_RULES, "--merge", ", ".join(MERGE_RULES), self.merge)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def default_preset() -> AdaptConfig:
+    """What measured best on the streams that docs/RESULTS.md lists."""
+    return AdaptConfig()
+
+
+def paper_preset() -> AdaptConfig:
+    """The published method as its sources state it: L_s, Eq. 5 merge, a head trained by SGD."""
+    return replace(
+        AdaptConfig(), merge="max_magnitude", head=HeadConfig(kind="linear", transport=False)
+    )
+
+
+def sequential_preset() -> AdaptConfig:
+    """Plain sequential LoRA: no stability loss, no merge rule, a head trained by SGD."""
+    return replace(
+        AdaptConfig(),
+        stability=StabilityConfig(weight=0.0),
+        merge="none",
+        head=HeadConfig(kind="linear", transport=False),
+    )
+
+
+PRESETS = {
+    "default": default_preset,
+    "paper": paper_preset,
+    "sequential": sequential_preset,
+}

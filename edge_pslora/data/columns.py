@@ -1,0 +1,154 @@
+"""Which column of a table is what: delimiter, header, label, text."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.source import shown
+from edge_pslora.errors import DataError
+
+DELIMITERS = ("\t", ";", ",")
+LABEL_NAMES = ("label", "target", "class", "y")
+_MISSING = frozenset(("", "?", "na", "nan"))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """names: one per column, made up where the file has no header; label, text: positions."""
+
+    names: tuple[str, ...]
+    has_header: bool
+    label: int
+    text: int | None
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(i for i in range(len(self.names)) if i != self.label)
+
+
+def is_missing(cell: str) -> bool:
+    """'' ? NA NaN, in any case."""
+    return cell.casefold() in _MISSING
+
+
+def number(cell: str) -> int | float | None:
+    """The finite number in a cell, an int where it is written as one; None if there is none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    # float() also takes 1_000, infinity and digits of other scripts.
+    if not math.isfinite(value) or "_" in cell or not cell.isascii():
+        return None
+    # Whole numbers beyond 2**53 are exact as int only.
+    return int(cell) if cell.strip("+-").isdigit() and len(cell) < 25 else value
+
+
+def find_delimiter(head: bytes) -> str:
+    """The delimiter that cuts the first lines into equally many cells, the more the better."""
+    lines = [line for line in head.decode("utf-8", "replace").split("\n")[:12] if line.strip()]
+    lines = lines[:-1] if len(lines) > 2 else lines  # the last one may be cut
+    best, best_score = ",", (False, 1)
+    for delimiter in DELIMITERS:
+        counts = [_count(line, delimiter) for line in lines]
+        if counts and (score := (len(set(counts)) == 1 and counts[0] > 1, counts[0])) > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _count(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
+
+
+def _looks_like_header(first: Sequence[str], options: ReadOptions) -> bool:
+    named = {cell.casefold() for cell in first}
+    asked = {name.casefold() for name in (options.label_column, options.text_column) if name}
+    # An index such as "-1" is no name.
+    asked = {name for name in asked if number(name) is None}
+    if named & (asked | set(LABEL_NAMES)):
+        return True
+    # '?' and NA stand for data; an empty cell may head a column of row numbers.
+    words = [cell for cell in first if cell]
+    return len(words) >= max(1, len(first) - 1) and all(
+        number(cell) is None and not is_missing(cell) for cell in words
+    )
+
+
+def _position(wanted: str, names: Sequence[str]) -> int | None:
+    if wanted in names:
+        return names.index(wanted)
+    try:
+        index = int(wanted)
+    except ValueError:
+        return None
+    return index % len(names) if -len(names) <= index < len(names) else None
+
+
+def find_columns(first: Sequence[str], options: ReadOptions, where: str) -> Columns:
+    """Reads the meaning of the columns from the first row (cells stripped).
+
+    Raises:
+        DataError: fewer than two columns, names given twice, or no column of the name asked for.
+    """
+    if len(first) < 2:
+        raise DataError(
+            where,
+            expected="columns between commas, tabs or semicolons",
+            found="one column",
+            remedy="give a table with at least one feature and a label",
+        )
+    has_header = _looks_like_header(first, options)
+    names = tuple(cell if has_header and cell else f"column {i}" for i, cell in enumerate(first))
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            where,
+            expected="a different name for each column",
+            found=f"{shown(twice, 60)!r} more than once",
+            remedy="rename one of them",
+        )
+    label = _label(names, options, where)
+    text = _text(names, has_header, options, where)
+    if text == label:
+        raise DataError(
+            where,
+            expected="a text column beside the label",
+            found=f"{shown(names[label], 60)!r} as both",
+            remedy="name the right ones with --text-column and --label-column",
+        )
+    return Columns(names, has_header, label, text)
+
+
+def _label(names: Sequence[str], options: ReadOptions, where: str) -> int:
+    if options.label_column is not None:
+        found = _position(options.label_column, names)
+        if found is None:
+            raise _no_column(options.label_column, names, "--label-column", where)
+        return found
+    lowered = [name.casefold() for name in names]
+    return next((lowered.index(name) for name in LABEL_NAMES if name in lowered), len(names) - 1)
+
+
+def _text(names: Sequence[str], has_header: bool, options: ReadOptions, where: str) -> int | None:
+    if options.text_column is not None:
+        found = _position(options.text_column, names)
+        if found is None:
+            raise _no_column(options.text_column, names, "--text-column", where)
+        return found
+    return names.index("text") if has_header and "text" in names else None
+
+
+def _no_column(wanted: str, names: Sequence[str], flag: str, where: str) -> DataError:
+    return DataError(
+        where,
+        expected=f"a column {shown(wanted, 60)!r}",
+        found="columns " + shown(", ".join(names)),
+        remedy=f"name one of them, or its index, with {flag}",
+    )

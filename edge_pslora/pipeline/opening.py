@@ -1,0 +1,146 @@
+"""Getting hold of a workspace and its model: an existing one, or a new one from --model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.core.history import pool_numbers
+from edge_pslora.data.types import Dataset
+from edge_pslora.errors import UsageError, WorkspaceError
+from edge_pslora.models.load import import_base, load_model
+from edge_pslora.models.options import ModelOptions
+from edge_pslora.models.types import LoadedModel, ModelSource
+from edge_pslora.training.targets import find_targets
+from edge_pslora.workspace import layout
+from edge_pslora.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A workspace and its base model, loaded."""
+
+    workspace: Workspace
+    model: LoadedModel
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """--model and what belongs to it; all None or default when the workspace is to know."""
+
+    argument: str | None
+    weights: Path | None
+    options: ModelOptions
+
+
+def open_existing(path: Path, request: ModelRequest | None, dataset: Dataset) -> Opened:
+    """The workspace at `path`, whose base was checked; --model, if given, must be the same model.
+
+    Raises:
+        WorkspaceError: damaged, made for another model, or for another kind of data.
+    """
+    workspace = Workspace.open(path)
+    source = source_from_dict(workspace.header.source)
+    require_same_kind(workspace, source, dataset)
+    if request is not None and request.argument is not None:
+        _require_same_model(workspace, source, request)
+    workspace.verify_base()
+    return Opened(workspace, load_model(source, workspace.base))
+
+
+def create(path: Path, request: ModelRequest, dataset: Dataset, config: AdaptConfig) -> Opened:
+    """A new workspace. The model and the budget are tried out before anything is published."""
+    if request.argument is None:
+        raise UsageError(
+            "--model",
+            expected=f"a model, since {path} is not a workspace yet",
+            found="no --model",
+            remedy="give a Hugging Face folder, package.module:factory or auto",
+        )
+    staged = Workspace.stage_base(path)
+    source = import_base(request.argument, request.weights, dataset.train, request.options, staged)
+    model = load_model(source, staged)
+    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    pool_numbers({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    labels = model.base_head.labels if model.base_head is not None else ()
+    workspace = Workspace.create(
+        path,
+        staged,
+        task_type=dataset.train.task_type,
+        labels=labels,
+        source=asdict(source),
+    )
+    return Opened(workspace, model)
+
+
+@contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """A first session that fails on its input leaves no workspace behind."""
+    try:
+        yield
+    except BaseException:
+        if Workspace.exists(path):
+            raise
+        staged = path / layout.STAGING / layout.STAGED_BASE
+        for file in sorted(staged.rglob("*"), reverse=True) if staged.exists() else ():
+            file.rmdir() if file.is_dir() else file.unlink()
+        if staged.exists():
+            staged.rmdir()
+        raise
+
+
+def source_from_dict(values: Any) -> ModelSource:
+    """ModelSource from the JSON of workspace.json."""
+    try:
+        return ModelSource(**values)
+    except TypeError as problem:
+        raise WorkspaceError(
+            layout.WORKSPACE_FILE,
+            expected="a model source",
+            found=str(problem),
+            remedy="restore the workspace from a copy",
+        ) from problem
+
+
+def require_same_kind(workspace: Workspace, source: ModelSource, dataset: Dataset) -> None:
+    wanted = (source.modality, workspace.header.task_type)
+    found = (dataset.train.modality, dataset.train.task_type)
+    if wanted != found:
+        raise WorkspaceError(
+            str(dataset.source),
+            expected=f"{wanted[0]} data for {wanted[1]}, as this workspace was made for",
+            found=f"{found[0]} data for {found[1]}",
+            remedy="use another --workspace, or --task-type if the labels were misread",
+        )
+
+
+def _require_same_model(workspace: Workspace, source: ModelSource, request: ModelRequest) -> None:
+    argument = request.argument or ""
+    weights = request.weights
+    if source.kind == "huggingface" and (Path(argument) / layout.MODEL).is_file():
+        weights = Path(argument) / layout.MODEL
+        same = True
+    elif source.kind == "auto":
+        same = argument == "auto"
+    else:
+        same = argument == source.reference
+    if same and weights is not None and source.kind != "auto":
+        known = workspace.header.base_files[layout.MODEL].sha256
+        same = weights.is_file() and _sha256(weights) == known
+    if not same:
+        raise WorkspaceError(
+            str(workspace.path),
+            expected=f"the model it was made for ({source.kind} {source.reference})".rstrip(),
+            found=f"--model {argument}" + (f" --weights {weights}" if weights else ""),
+            remedy="leave --model out, or use another --workspace",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

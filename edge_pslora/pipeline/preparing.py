@@ -1,0 +1,121 @@
+"""What a session starts from: data read and parted, the parent's memory, the anchors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.read import read_dataset
+from edge_pslora.data.split import split
+from edge_pslora.data.types import Dataset, Samples
+from edge_pslora.errors import DataError, UsageError
+from edge_pslora.models.types import LoadedModel
+from edge_pslora.pipeline.judging import Held
+from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
+from edge_pslora.training.anchor import AnchorSet, grow
+from edge_pslora.training.session import Memory, first_memory
+from edge_pslora.training.targets import Target, find_targets
+from edge_pslora.workspace.generation import Generation
+from edge_pslora.workspace.workspace import Workspace
+
+HOLDOUT_SHARE = 0.1
+MAX_HOLDOUT = 1000
+
+
+def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
+    """The data, read as the workspace's kind of task; a first session needs two classes."""
+    if not Workspace.exists(workspace):
+        return read_dataset(data, replace(options, min_classes=max(2, options.min_classes)))
+    task_type = options.task_type or Workspace.open(workspace).header.task_type
+    return read_dataset(data, replace(options, task_type=task_type))
+
+
+def task_name(task: str | None, data: Path) -> str:
+    return task if task is not None else (data.resolve().stem or "task")
+
+
+def parts(dataset: Dataset, seed: int) -> tuple[Samples, Samples]:
+    """(training, holdout): the valid part where there is one, else a tenth of each class."""
+    train, held = dataset.train, dataset.valid
+    if held is None:
+        train, held = split(train, HOLDOUT_SHARE, seed)
+    if len(held) == 0 or len(train) == 0:
+        raise DataError(
+            dataset.source,
+            expected="at least two samples of some class, one to train on and one to check with",
+            found=f"{len(dataset.train)} samples",
+            remedy="add samples, or a valid.jsonl beside train.jsonl",
+        )
+    if len(held) > MAX_HOLDOUT:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        held = held.take(np.sort(generator.permutation(len(held))[:MAX_HOLDOUT]).astype(np.int64))
+    return train, held
+
+
+def start_from(
+    parent: Generation | None, model: LoadedModel, config: AdaptConfig, train: Samples
+) -> tuple[Memory, AnchorSet | None, tuple[Target, ...]]:
+    """The memory to go on from; the model gets the parent's weights."""
+    if parent is None:
+        targets = find_targets(model.backbone.model, config.lora.target_modules)
+        return first_memory(model, targets, config, train.targets), None, targets
+    memory = load_memory(parent)
+    load_merged(model, parent)
+    patterns = config.lora.target_modules
+    if patterns == ("auto",):
+        patterns = tuple(memory.history)
+    targets = find_targets(model.backbone.model, patterns)
+    if {t.name for t in targets} != set(memory.history):
+        raise UsageError(
+            "--target",
+            expected=f"the {len(memory.history)} targets of the earlier sessions",
+            found=", ".join(patterns),
+            remedy="leave --target out, or start a new workspace",
+        )
+    _require_same_head(config, memory)
+    return memory, load_anchors(parent), targets
+
+
+def _require_same_head(config: AdaptConfig, memory: Memory) -> None:
+    kind = "linear" if memory.head.statistics is None else "analytic"
+    if config.head.kind not in ("auto", kind):
+        raise UsageError(
+            "--head",
+            expected=f"{kind}, as in the earlier sessions",
+            found=config.head.kind,
+            remedy="leave --head out, or start a new workspace",
+        )
+    if (memory.running is not None) != (config.merge == "cumulative") and memory.sessions > 0:
+        raise UsageError(
+            "--merge",
+            expected="cumulative in all sessions of a workspace or in none",
+            found=config.merge,
+            remedy="use the rule of the earlier sessions, or start a new workspace",
+        )
+
+
+def with_targets(config: AdaptConfig, targets: tuple[Target, ...]) -> AdaptConfig:
+    names = tuple(t.name for t in targets)
+    return replace(config, lora=replace(config.lora, target_modules=names))
+
+
+def grown_anchors(
+    anchors: AnchorSet | None, holdout: Held, session: int, config: AdaptConfig
+) -> AnchorSet | None:
+    everything = np.arange(len(holdout.targets), dtype=np.int64)
+    new = AnchorSet(
+        holdout.inputs.to_arrays(everything),
+        holdout.targets,
+        np.full(len(everything), session, dtype=np.int32),
+    )
+    return grow(anchors, new, config.budget.anchor_bytes, config.train.seed)
+
+
+def held_anchors(model: LoadedModel, anchors: AnchorSet | None) -> Held | None:
+    if anchors is None:
+        return None
+    return Held(model.encoder.from_arrays(dict(anchors.inputs)), anchors.targets)

@@ -1,0 +1,200 @@
+"""The last step of a session: report, card and manifest, then promotion or refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge_pslora.core.gate import GateDecision
+from edge_pslora.data.types import Dataset
+from edge_pslora.models.types import LoadedModel
+from edge_pslora.pipeline.candidate import Candidate, write_generation_card, write_rejected
+from edge_pslora.pipeline.result import AdaptResult
+from edge_pslora.report import (
+    CheckFacts,
+    FileFacts,
+    LayerFacts,
+    LossPoint,
+    ReportContext,
+    SessionFacts,
+    render_report,
+)
+from edge_pslora.workspace import durable, layout
+from edge_pslora.workspace.generation import Generation
+from edge_pslora.workspace.manifest import Manifest, describe_files
+from edge_pslora.workspace.staging import Staged
+from edge_pslora.workspace.workspace import Workspace
+
+
+def finish(
+    workspace: Workspace,
+    model: LoadedModel,
+    staged: Staged,
+    candidate: Candidate,
+    dataset: Dataset,
+    decision: GateDecision,
+    metrics: dict[str, Any],
+    created: str,
+) -> AdaptResult:
+    """Publishes the candidate, or puts it aside when the gate refused."""
+    parent = workspace.current()
+    history = staged.folder / layout.HISTORY
+    metrics = metrics | {
+        "history_bytes": history.stat().st_size,
+        "reason": _reason(decision, metrics),
+    }
+    write_rejected(staged.folder, dataset)
+    write_generation_card(staged.folder, model, metrics)
+    context = _context(workspace, staged, candidate, dataset, decision, metrics, created, parent)
+    durable.write_bytes(staged.folder / layout.REPORT, render_report(context).encode())
+    if not decision.promote:
+        folder = workspace.refuse(staged.folder)
+        number = 0 if parent is None else parent.number
+        return AdaptResult(number, False, metrics["reason"], folder, metrics)
+    manifest = Manifest(
+        number=staged.number,
+        parent=None if parent is None else parent.number,
+        task=candidate.task,
+        created=created,
+        data_digest=dataset.digest,
+        base_digest=workspace.header.base_digest,
+        labels=candidate.result.memory.head.labels,
+        config=candidate.config.to_dict(),
+        metrics=metrics,
+        counter=staged.number,
+    )
+    return result_of(workspace.publish(staged.folder, manifest))
+
+
+def result_of(generation: Generation) -> AdaptResult:
+    """The answer for a generation that is published (also when a killed run had got that far)."""
+    metrics = dict(generation.manifest.metrics)
+    return AdaptResult(generation.number, True, str(metrics["reason"]), generation.path, metrics)
+
+
+def _reason(decision: GateDecision, metrics: dict[str, Any]) -> str:
+    found = "; ".join(decision.reasons)
+    if found:
+        return f"{'forced although ' if decision.promote else ''}{found}"
+    if metrics["accuracy_before"] is None:
+        return "first generation: it beats a constant answer and the export equals torch"
+    return "no worse on the holdout and the anchor set, and the export equals torch"
+
+
+def _context(
+    workspace: Workspace,
+    staged: Staged,
+    candidate: Candidate,
+    dataset: Dataset,
+    decision: GateDecision,
+    metrics: dict[str, Any],
+    created: str,
+    parent: Generation | None,
+) -> ReportContext:
+    log = candidate.result.log
+    config = candidate.config
+    return ReportContext(
+        generation=staged.number,
+        promoted=decision.promote,
+        reason=metrics["reason"],
+        task=candidate.task,
+        model=str(workspace.header.source.get("reference") or workspace.header.source["kind"]),
+        created=created,
+        parent=None if parent is None else parent.number,
+        metric="R2" if metrics["metric"] == "r2" else "accuracy",
+        accuracy_before=metrics["accuracy_before"],
+        accuracy_after=metrics["accuracy_after"],
+        anchor_before=metrics["anchor_before"],
+        anchor_after=metrics["anchor_after"],
+        retention=metrics["retention"],
+        samples=metrics["samples"],
+        holdout_samples=metrics["holdout_samples"],
+        anchor_samples=metrics["anchor_samples"],
+        steps=metrics["steps"],
+        wall_seconds=metrics["wall_seconds"],
+        peak_rss_bytes=metrics["peak_rss_bytes"],
+        history_bytes=metrics["history_bytes"],
+        history_budget_bytes=config.budget.history_bytes,
+        onnx_max_abs_error=metrics["onnx_max_abs_error"],
+        labels=metrics["labels"],
+        checks=_checks(decision, metrics, config.gate.max_onnx_abs_error),
+        sessions=[
+            *_past(workspace, parent),
+            _facts(staged.number, candidate.task, metrics),
+        ],
+        layers=[
+            LayerFacts(
+                name=layer["name"],
+                rank=layer["rank"],
+                relative_update=layer["relative_norm"],
+                refused_share=layer["kept_past"] if metrics["sessions"] > 1 else None,
+                certificate=layer["eps"],
+                proven_share=layer["proven_signs"],
+            )
+            for layer in metrics["layers"]
+        ],
+        losses=[
+            LossPoint(step + 1, task, penalty)
+            for step, (task, penalty) in enumerate(zip(log.task_loss, log.penalty, strict=True))
+        ],
+        stages=list(metrics["seconds"].items()),
+        files=[
+            FileFacts(name, entry.bytes, entry.sha256)
+            for name, entry in describe_files(staged.folder).items()
+        ],
+        rejected=[(row.where, row.reason) for row in dataset.rejected],
+        settings=_flat(config.to_dict()),
+    )
+
+
+def _checks(decision: GateDecision, metrics: dict[str, Any], onnx_limit: float) -> list[CheckFacts]:
+    figures = decision.figures
+    holdout = f"{metrics['accuracy_after']:.3f} after"
+    if metrics["accuracy_before"] is not None:
+        holdout += f", {metrics['accuracy_before']:.3f} before (p = {figures.holdout_p:.2g})"
+    checks = [
+        CheckFacts("all values finite", True, "every tensor of every file"),
+        CheckFacts("merged = adapters", True, f"{metrics['merge_error']:.1e} relative"),
+        CheckFacts(
+            "ONNX = torch",
+            True,
+            f"{metrics['onnx_max_abs_error']:.1e} in any logit, {onnx_limit:.0e} allowed",
+        ),
+        CheckFacts("holdout no worse", not any("holdout" in r for r in decision.reasons), holdout),
+    ]
+    if metrics["anchor_before"] is not None:
+        kept = f"{metrics['anchor_after']:.3f} after, {metrics['anchor_before']:.3f} before"
+        passed = not any("anchor" in r for r in decision.reasons)
+        checks.append(CheckFacts("anchor set kept", passed, f"{kept} (p = {figures.anchor_p:.2g})"))
+    return checks
+
+
+def _past(workspace: Workspace, generation: Generation | None) -> list[SessionFacts]:
+    """The generations that led here, oldest first."""
+    chain: list[Generation] = []
+    while generation is not None:
+        chain.append(generation)
+        number = generation.manifest.parent
+        generation = None if number is None else workspace.generation(number)
+    facts: list[SessionFacts] = []
+    for found in reversed(chain):
+        facts.append(_facts(found.number, found.manifest.task, found.manifest.metrics))
+    return facts
+
+
+def _facts(number: int, task: str, metrics: Mapping[str, Any]) -> SessionFacts:
+    """Scores on the anchors of each session so far; session i is called as its generation was."""
+    by_session = dict(zip(metrics["tasks"], metrics["anchor_by_session"], strict=False))
+    return SessionFacts(number, task, by_session)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif name == "target_modules":
+            flat[prefix + name] = f"{len(value)} layers"
+        else:
+            flat[prefix + name] = value
+    return flat

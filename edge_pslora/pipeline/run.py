@@ -1,0 +1,202 @@
+"""`adapt`: read, train, merge, export, prove, judge, publish. One session, start to end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.types import Dataset
+from edge_pslora.errors import UsageError
+from edge_pslora.exporters.run import open_onnx
+from edge_pslora.models.options import ModelOptions
+from edge_pslora.models.types import LoadedModel
+from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.judging import Held, judge, onnx_logits, sample_scores, score
+from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
+from edge_pslora.pipeline.opening import (
+    ModelRequest,
+    Opened,
+    create,
+    open_existing,
+    removed_on_error,
+)
+from edge_pslora.pipeline.preparing import (
+    grown_anchors,
+    held_anchors,
+    parts,
+    read_for,
+    start_from,
+    task_name,
+    with_targets,
+)
+from edge_pslora.pipeline.publishing import finish, result_of
+from edge_pslora.pipeline.resources import Meter
+from edge_pslora.pipeline.result import AdaptResult
+from edge_pslora.pipeline.stages import Stages
+from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.anchor import AnchorSet
+from edge_pslora.training.session import SessionData, run_session
+from edge_pslora.training.threads import at_most
+from edge_pslora.version import VERSION
+from edge_pslora.workspace import layout
+from edge_pslora.workspace.generation import Generation
+from edge_pslora.workspace.lock import writer_lock
+from edge_pslora.workspace.workspace import Workspace
+
+
+def adapt(
+    data: Path | str,
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    workspace: Path | str = "edge-pslora",
+    task: str | None = None,
+    config: AdaptConfig | None = None,
+    read: ReadOptions | None = None,
+    model_options: ModelOptions | None = None,
+    progress: Progress | None = None,
+) -> AdaptResult:
+    """Learns from `data` in one session and publishes a new generation if it is good enough.
+
+    Args:
+        data: a file or folder, see `edge_pslora.data.read.read_dataset`.
+        model: a Hugging Face folder, "package.module:factory" or "auto"; needed the first time.
+        weights: a safetensors file for a factory's module.
+        workspace: the folder to create or to go on with.
+        task: the session's name; default: the name of `data`.
+
+    Returns:
+        The outcome; `promoted` is False when the gate refused and the old model still serves.
+
+    Raises:
+        EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
+            a run that the same call resumes.
+    """
+    config = config or AdaptConfig()
+    stages = Stages(progress or SilentProgress())
+    meter = Meter(config.budget)
+    path = Path(workspace)
+    request = ModelRequest(model, weights, model_options or ModelOptions(seed=config.train.seed))
+    if not Workspace.exists(path) and model is None:
+        raise UsageError(
+            "--model",
+            expected=f"a model, since {path} is not a workspace yet",
+            found="no --model",
+            remedy="give a Hugging Face folder, package.module:factory or auto",
+        )
+    with stages.stage("reading"):
+        dataset = read_for(Path(data), read or ReadOptions(), path)
+    with writer_lock(path), at_most(_threads(path, model)):
+        with stages.stage("loading the model"), removed_on_error(path):
+            if Workspace.exists(path):
+                opened = open_existing(path, request, dataset)
+            else:
+                opened = create(path, request, dataset, config)
+        run = _Run(opened, dataset, config, task_name(task, Path(data)), stages, meter)
+        digest = _run_digest(run, opened.workspace)
+        if (finished := opened.workspace.recover(digest)) is not None:
+            return result_of(finished)
+        return _session(run, digest)
+
+
+def _threads(workspace: Path, model: str | None) -> int | None:
+    """One for the small built-in networks; any number for others."""
+    if Workspace.exists(workspace):
+        kind = Workspace.open(workspace).header.source.get("kind")
+        return 1 if kind == "auto" else None
+    return 1 if model == "auto" else None
+
+
+@dataclass(frozen=True)
+class _Run:
+    opened: Opened
+    dataset: Dataset
+    config: AdaptConfig
+    task: str
+    stages: Stages
+    meter: Meter
+
+
+def _session(run: _Run, digest: str) -> AdaptResult:
+    workspace, model = run.opened.workspace, run.opened.model
+    stage = run.stages.stage
+    parent = workspace.current()
+    train, held = parts(run.dataset, run.config.train.seed)
+    memory, anchors, targets = start_from(parent, model, run.config, train)
+    config = with_targets(run.config, targets)
+    with stage("encoding"):
+        data = SessionData(model.encoder.encode(train), train.targets)
+        holdout = Held(model.encoder.encode(held), held.targets)
+    staged = workspace.begin(digest)
+    with open_base(workspace.base, model) as base_weights:
+        result = run_session(
+            model,
+            base_weights,
+            memory,
+            data,
+            config,
+            progress=run.stages.progress,
+            stop=run.meter.stop_reason,
+            store=FileCheckpoints(staged.scratch / "training.safetensors"),
+        )
+    grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
+    candidate = Candidate(staged.number, run.task, result, grown, data, config, model.notes)
+    with stage("exporting"):
+        parity = write_candidate(staged.folder, workspace, model, candidate)
+    run.meter.check_memory("export")
+    with stage("checking"):
+        new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
+        old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
+        known = held_anchors(model, anchors)
+        decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
+        by_session = _by_session(new, model, grown)
+    run.meter.check_memory("the checks")
+    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
+    metrics["anchor_by_session"] = by_session
+    metrics["tasks"] = _task_names(parent, run.task)
+    metrics["wall_seconds"] = round(run.meter.seconds(), 3)
+    metrics["seconds"] = {
+        name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()
+    }
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
+
+
+def _by_session(new: tuple[Any, Any], model: LoadedModel, anchors: AnchorSet | None) -> list[float]:
+    """The candidate's score on the anchors of each session, all labels competing."""
+    held = held_anchors(model, anchors)
+    if held is None or anchors is None:
+        return []
+    runner, head = new
+    scores = np.array(sample_scores(onnx_logits(runner, held.inputs), held.targets, head))
+    rows = [anchors.session == session for session in np.unique(anchors.session)]
+    return [score(scores[row].tolist(), held.targets[row], head) for row in rows]
+
+
+def _task_names(parent: Generation | None, task: str) -> list[str]:
+    """The sessions so far; a name that comes again gets its session's number."""
+    names = [] if parent is None else list(parent.manifest.metrics["tasks"])
+    return [*names, task if task not in names else f"{task} ({len(names) + 1})"]
+
+
+def _run_digest(run: _Run, workspace: Workspace) -> str:
+    """Names everything the result depends on: only the same run is resumed."""
+    content = {
+        "version": VERSION,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "data": run.dataset.digest,
+        "base": workspace.header.base_digest,
+        "config": run.config.to_dict(),
+        "task": run.task,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

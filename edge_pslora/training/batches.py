@@ -1,0 +1,35 @@
+"""Which samples go into which batch: decided by the seed alone, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+BUCKET_BATCHES = 16  # samples are sorted by length within this many batches, to save padding
+
+
+def epoch_batches(
+    lengths: Indices, batch_size: int, seed: int, session: int, epoch: int
+) -> list[Indices]:
+    """One epoch: every sample once, shuffled, batches of similar length.
+
+    lengths: int64 [N]. Returns ceil(N / batch_size) index arrays. The same arguments give the same
+    batches on every machine (PCG64).
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, session, epoch]))
+    order = generator.permutation(len(lengths)).astype(np.int64)
+    size = batch_size * BUCKET_BATCHES
+    batches: list[Indices] = []
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    return [batches[int(i)] for i in generator.permutation(len(batches))]
+
+
+def sorted_batches(lengths: Indices, batch_size: int) -> list[Indices]:
+    """Every sample once, ordered by length: for inference, where the order does not matter."""
+    order = np.argsort(lengths, kind="stable").astype(np.int64)
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,0 +1,41 @@
+"""Features and logits of many samples, in batches of similar length, in the samples' own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edge_pslora.models.types import Backbone, EncodedInputs
+from edge_pslora.training.batches import sorted_batches
+
+
+@torch.no_grad()
+def run_batches(
+    module: nn.Module,
+    inputs: EncodedInputs,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """The module's output rows [N, ...] for all samples, on the CPU."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    rows: torch.Tensor | None = None
+    for batch in sorted_batches(inputs.lengths(), batch_size):
+        output = module(**{k: v.to(device) for k, v in inputs.batch(batch).items()}).cpu()
+        if rows is None:
+            rows = output.new_empty(len(inputs), *output.shape[1:])
+        rows[torch.from_numpy(batch)] = output
+        if on_batch is not None:
+            on_batch(len(batch))
+    return rows if rows is not None else torch.empty(0)
+
+
+def extract_features(
+    backbone: Backbone,
+    inputs: EncodedInputs,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Features [N, d] of all samples."""
+    return run_batches(backbone, inputs, batch_size, on_batch)

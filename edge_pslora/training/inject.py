@@ -1,0 +1,114 @@
+"""Adapters in the forward pass, by hooks: the module tree, its names and its weights stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+
+from edge_pslora.core.lora import init_lora, lora_delta
+from edge_pslora.training.targets import Target, as_weight
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The trainable pair of one target: A [r, in], B [out, r]; D = scaling * B A."""
+
+    target: Target
+    A: nn.Parameter
+    B: nn.Parameter
+    scaling: float
+
+    def delta(self) -> torch.Tensor:
+        """D [out, in], detached."""
+        return lora_delta(self.A.detach(), self.B.detach(), self.scaling)
+
+
+def new_adapters(
+    targets: tuple[Target, ...], rank: int, scaling: float, generator: torch.Generator
+) -> dict[str, Adapter]:
+    """Fresh adapters with zero updates, by target name."""
+    adapters = {}
+    for target in targets:
+        A, B = init_lora(*target.shape, rank, generator)
+        adapters[target.name] = Adapter(target, nn.Parameter(A), nn.Parameter(B), scaling)
+    return adapters
+
+
+@contextmanager
+def injected(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """Within the block the model computes with W + D for every adapter; afterwards with W again."""
+    with ExitStack() as stack:
+        for name, adapter in adapters.items():
+            stack.enter_context(_INJECT[adapter.target.kind](model.get_submodule(name), adapter))
+        yield
+
+
+_Update = Callable[[nn.Module, torch.Tensor, Adapter], torch.Tensor]
+
+
+def _linear_update(_: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    return F.linear(F.linear(x, adapter.A), adapter.B) * adapter.scaling
+
+
+def _conv2d_update(module: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    assert isinstance(module, nn.Conv2d)
+    if module.padding_mode != "zeros":
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    padding = module.padding if module.padding_mode == "zeros" else 0
+    A = adapter.A.reshape(-1, *module.weight.shape[1:])
+    low = F.conv2d(x, A, None, module.stride, padding, module.dilation)
+    return F.conv2d(low, adapter.B[:, :, None, None]) * adapter.scaling
+
+
+def _embedding_update(module: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    return F.linear(F.embedding(x, adapter.A.T), adapter.B) * adapter.scaling
+
+
+@contextmanager
+def _hooked(module: nn.Module, adapter: Adapter, update: _Update) -> Iterator[None]:
+    def add_update(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor:
+        return output + update(module, args[0] if args else kwargs["input"], adapter)
+
+    handle = module.register_forward_hook(add_update, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _AddDelta(nn.Module):
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        delta = lora_delta(self.adapter.A, self.adapter.B, self.adapter.scaling)
+        return weight + as_weight(delta, self.adapter.target, weight.shape)
+
+
+@contextmanager
+def _parametrized(module: nn.Module, adapter: Adapter, tensor_name: str) -> Iterator[None]:
+    # MultiheadAttention reads these weights itself and never calls the layer: a hook would be dead
+    parametrize.register_parametrization(module, tensor_name, _AddDelta(adapter))
+    try:
+        yield
+    finally:
+        parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=False)
+
+
+_INJECT: dict[str, Callable[[nn.Module, Adapter], Any]] = {
+    "linear": lambda module, adapter: _hooked(module, adapter, _linear_update),
+    "conv2d": lambda module, adapter: _hooked(module, adapter, _conv2d_update),
+    "embedding": lambda module, adapter: _hooked(module, adapter, _embedding_update),
+    "mha_in_proj": lambda module, adapter: _parametrized(module, adapter, "in_proj_weight"),
+    "mha_out_proj": lambda module, adapter: _parametrized(module, adapter, "weight"),
+}

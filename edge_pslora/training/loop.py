@@ -1,0 +1,214 @@
+"""The optimisation loop of one session: adapters (and a linear head or norms) against L + weight * L_s."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edge_pslora.config import StabilityConfig, TrainConfig
+from edge_pslora.core.stability import StabilityTarget, stability_term
+from edge_pslora.errors import EdgePsloraError, ModelError
+from edge_pslora.models.types import EncodedInputs
+from edge_pslora.training.batches import epoch_batches
+from edge_pslora.training.inject import Adapter
+
+MAX_BAD_STEPS = 3  # non-finite losses that a session survives, halving the rate each time
+
+
+class CheckpointStore(Protocol):
+    """Where the loop's state is kept between steps; the workspace provides it."""
+
+    def load(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None: ...
+
+    def save(self, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class TrainLog:
+    """One entry per step; losses have no unit. `stop_reason` is empty after a full run."""
+
+    task_loss: list[float] = field(default_factory=list)
+    penalty: list[float] = field(default_factory=list)
+    bad_steps: int = 0
+    resumed_at: int = 0
+    stop_reason: str = ""
+
+    @property
+    def steps(self) -> int:
+        return len(self.task_loss)
+
+
+@dataclass(frozen=True)
+class LoopHooks:
+    """What the loop calls at every step boundary. `stop` returns a reason to end, or ""."""
+
+    on_step: Callable[[int, str], None] = lambda samples, note: None
+    stop: Callable[[], str] = lambda: ""
+    store: CheckpointStore | None = None
+
+
+def train(
+    compute_loss: Callable[[dict[str, torch.Tensor], npt.NDArray[np.int64]], torch.Tensor],
+    inputs: EncodedInputs,
+    adapters: Mapping[str, Adapter],
+    extra: Mapping[str, nn.Parameter],
+    stability: Mapping[str, StabilityTarget],
+    stability_config: StabilityConfig,
+    config: TrainConfig,
+    session: int,
+    hooks: LoopHooks,
+) -> TrainLog:
+    """Trains A and B of every adapter, and the `extra` parameters, in place.
+
+    compute_loss: (model inputs, sample indices) -> scalar task loss. Batches, rates and start values
+    depend on the configuration alone, so a run resumed from a checkpoint ends in the same bytes.
+
+    Raises:
+        ModelError: a target gets no gradient at the first step.
+        EdgePsloraError: the loss stayed non-finite.
+    """
+    named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
+    named |= extra
+    optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=0.0)
+    log = TrainLog()
+    rate_factor = 1.0
+    if hooks.store is not None and (saved := hooks.store.load()) is not None:
+        rate_factor = _restore(saved, named, optimizer, log)
+    lengths = inputs.lengths()
+    per_epoch = math.ceil(len(inputs) / config.batch_size)
+    total = per_epoch * config.epochs
+    position = log.steps + log.bad_steps
+    hooks.on_step(sum(_batch_sizes(lengths, config, session, position)), "")
+    batches: list[npt.NDArray[np.int64]] = []
+    while position < total:
+        if reason := hooks.stop():
+            log.stop_reason = reason
+            break
+        epoch, index = divmod(position, per_epoch)
+        if index == 0 or not batches:
+            batches = epoch_batches(lengths, config.batch_size, config.seed, session, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate_factor * _schedule(position, total, config)
+        batch = batches[index]
+        optimizer.zero_grad(set_to_none=True)
+        loss = compute_loss(inputs.batch(batch), batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if position == 0:
+            _require_gradients(adapters)
+        penalty = _add_stability_gradients(adapters, stability, stability_config)
+        norm = float(nn.utils.clip_grad_norm_(list(named.values()), config.clip_norm))
+        position += 1
+        if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
+            log.bad_steps += 1
+            rate_factor /= 2
+            if log.bad_steps > MAX_BAD_STEPS:
+                raise EdgePsloraError(
+                    f"training, step {position}",
+                    expected="a finite loss",
+                    found=f"{log.bad_steps} steps with a non-finite loss or gradient",
+                    remedy="the old model was kept; check the data or lower --learning-rate",
+                )
+            continue
+        optimizer.step()
+        log.task_loss.append(float(loss.detach()))
+        log.penalty.append(penalty)
+        hooks.on_step(len(batch), f"loss {log.task_loss[-1]:.3f}")
+        if hooks.store is not None and position % config.checkpoint_every == 0:
+            _checkpoint(hooks.store, named, optimizer, log, rate_factor)
+    return log
+
+
+def _batch_sizes(
+    lengths: npt.NDArray[np.int64], config: TrainConfig, session: int, steps: int
+) -> list[int]:
+    """Sizes of the first `steps` batches: the samples that a resumed run has behind it."""
+    per_epoch = math.ceil(len(lengths) / config.batch_size)
+    sizes: list[int] = []
+    for epoch in range(math.ceil(steps / per_epoch) if steps else 0):
+        batches = epoch_batches(lengths, config.batch_size, config.seed, session, epoch)
+        sizes += [len(b) for b in batches]
+    return sizes[:steps]
+
+
+def _schedule(position: int, total: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to zero; factor in (0, 1]."""
+    warmup = max(1, round(total * config.warmup_fraction))
+    if position < warmup:
+        return (position + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (position - warmup) / max(1, total - warmup)))
+
+
+def _add_stability_gradients(
+    adapters: Mapping[str, Adapter],
+    stability: Mapping[str, StabilityTarget],
+    config: StabilityConfig,
+) -> float:
+    """Adds the gradient of weight * mean over layers of L_s to the parameters; returns that value."""
+    if not config.active:
+        return 0.0
+    weight = config.weight / len(adapters)
+    penalty = 0.0
+    for name, adapter in adapters.items():
+        term = stability_term(adapter.A, adapter.B, adapter.scaling, stability[name], config)
+        for parameter, gradient in ((adapter.A, term.grad_A), (adapter.B, term.grad_B)):
+            if parameter.grad is not None:
+                parameter.grad.add_(gradient, alpha=weight)
+        penalty += weight * float(term.loss)
+    return penalty
+
+
+def _require_gradients(adapters: Mapping[str, Adapter]) -> None:
+    dead = [n for n, a in adapters.items() if a.B.grad is None or not bool(a.B.grad.any())]
+    if dead:
+        raise ModelError(
+            f"target {dead[0]}",
+            expected="a gradient at the first step",
+            found=f"none for {len(dead)} of {len(adapters)} targets: {', '.join(dead[:4])}",
+            remedy="leave these layers out with --target: they do not influence the output",
+        )
+
+
+def _checkpoint(
+    store: CheckpointStore,
+    named: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    log: TrainLog,
+    rate_factor: float,
+) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, parameter in named.items():
+        arrays[f"{name}.value"] = parameter.detach().numpy().copy()
+        for key, value in optimizer.state[parameter].items():
+            arrays[f"{name}.{key}"] = np.atleast_1d(value.detach().numpy().copy())
+    arrays["log.task_loss"] = np.array(log.task_loss, dtype=np.float64)
+    arrays["log.penalty"] = np.array(log.penalty, dtype=np.float64)
+    store.save(arrays, {"bad_steps": log.bad_steps, "rate_factor": rate_factor})
+
+
+def _restore(
+    saved: tuple[dict[str, npt.NDArray[Any]], dict[str, Any]],
+    named: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    log: TrainLog,
+) -> float:
+    arrays, meta = saved
+    for name, parameter in named.items():
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(arrays[f"{name}.value"]))
+        optimizer.state[parameter] = {
+            "step": torch.from_numpy(arrays[f"{name}.step"].copy())[0],
+            "exp_avg": torch.from_numpy(arrays[f"{name}.exp_avg"].copy()),
+            "exp_avg_sq": torch.from_numpy(arrays[f"{name}.exp_avg_sq"].copy()),
+        }
+    log.task_loss = arrays["log.task_loss"].tolist()
+    log.penalty = arrays["log.penalty"].tolist()
+    log.bad_steps = int(meta["bad_steps"])
+    log.resumed_at = log.steps + log.bad_steps
+    return float(meta["rate_factor"])

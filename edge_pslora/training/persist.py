@@ -1,0 +1,163 @@
+"""What a session remembers, as arrays: the content of history, head, anchor and running files.
+
+Torch on one side, numpy and strings on the other; no file is opened here. The history is one pool of
+a fixed size, so that its file has the same length after session 1 and session 1000.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edge_pslora.core.analytic_head import HeadStatistics
+from edge_pslora.core.history import LayerHistory, pool_numbers
+from edge_pslora.errors import WorkspaceError
+from edge_pslora.training.anchor import AnchorSet
+from edge_pslora.training.head import Head
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The content of one safetensors file: arrays by name, and text metadata."""
+
+    arrays: Mapping[str, Array]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def history_to_arrays(history: Mapping[str, LayerHistory], budget_bytes: int) -> Stored:
+    """pool float32 [P]: left and right of every layer, one after the other, zeros at the end;
+    shapes int32 [L, 3]: (out, in, rank); eps float64 [L]; metadata: the layers' names in order."""
+    shapes = {n: (h.left.shape[0], h.right.shape[1]) for n, h in history.items()}
+    pool = np.zeros(pool_numbers(shapes, budget_bytes), dtype=np.float32)
+    position = 0
+    for layer in history.values():
+        for factor in (layer.left, layer.right):
+            pool[position : position + factor.numel()] = factor.numpy().reshape(-1)
+            position += factor.numel()
+    return Stored(
+        {
+            "pool": pool,
+            "shapes": np.array([[*shapes[n], h.rank] for n, h in history.items()], dtype=np.int32),
+            "eps": np.array([h.eps for h in history.values()], dtype=np.float64),
+        },
+        {"layers": json.dumps(list(history))},
+    )
+
+
+def history_from_arrays(stored: Stored, where: str) -> dict[str, LayerHistory]:
+    """The inverse of `history_to_arrays`, exact to the bit.
+
+    Raises:
+        WorkspaceError: the arrays do not fit together.
+    """
+    names = json.loads(stored.metadata.get("layers", "[]"))
+    pool, shapes, eps = (stored.arrays.get(key) for key in ("pool", "shapes", "eps"))
+    if (
+        pool is None
+        or shapes is None
+        or eps is None
+        or shapes.shape != (len(names), 3)
+        or eps.shape != (len(names),)
+        or int(((shapes[:, 0] + shapes[:, 1]).astype(np.int64) * shapes[:, 2]).sum()) > pool.size
+    ):
+        raise WorkspaceError(
+            where,
+            expected="a history: pool, shapes and eps of the layers it names",
+            found="arrays that do not fit together",
+            remedy="roll back to an earlier generation",
+        )
+    history: dict[str, LayerHistory] = {}
+    position = 0
+    for name, (out, size, rank), bound in zip(names, shapes.tolist(), eps.tolist(), strict=True):
+        factors = []
+        for rows, columns in ((out, rank), (rank, size)):
+            values = pool[position : position + rows * columns].copy()
+            factors.append(torch.from_numpy(values).reshape(rows, columns))
+            position += rows * columns
+        history[name] = LayerHistory(factors[0], factors[1], bound)
+    return history
+
+
+def head_to_arrays(head: Head) -> Stored:
+    """weight [C, d], bias [C]; with an analytic head gram [d+1, d+1] and moment [d+1, C], float32."""
+    arrays: dict[str, Array] = {"weight": head.weight.numpy(), "bias": head.bias.numpy()}
+    if head.statistics is not None:
+        arrays["gram"] = head.statistics.gram.float().numpy()
+        arrays["moment"] = head.statistics.moment.float().numpy()
+        arrays["samples"] = np.array([head.statistics.samples], dtype=np.float64)
+    metadata = {
+        "task_type": head.task_type,
+        "labels": json.dumps(list(head.labels)),
+        "target_scale": repr(head.target_scale),
+    }
+    return Stored(arrays, metadata)
+
+
+def head_from_arrays(stored: Stored, where: str) -> Head:
+    """The inverse of `head_to_arrays`, up to the rounding of the statistics to float32."""
+    arrays, metadata = stored.arrays, stored.metadata
+    labels = tuple(json.loads(metadata.get("labels", "[]")))
+    task_type = metadata.get("task_type")
+    weight, bias = arrays.get("weight"), arrays.get("bias")
+    if (
+        weight is None
+        or bias is None
+        or task_type not in ("classification", "regression")
+        or weight.ndim != 2
+        or not len(weight) == len(bias) == len(labels)
+    ):
+        raise WorkspaceError(
+            where,
+            expected="a head: weight, bias and a label for each row",
+            found=f"{len(labels)} labels, weight {None if weight is None else weight.shape}",
+            remedy="roll back to an earlier generation",
+        )
+    statistics = None
+    if "gram" in arrays:
+        statistics = HeadStatistics(
+            torch.from_numpy(arrays["gram"].astype(np.float64)),
+            torch.from_numpy(arrays["moment"].astype(np.float64)),
+            labels,
+            float(arrays["samples"][0]),
+        )
+    return Head(
+        "regression" if task_type == "regression" else "classification",
+        labels,
+        torch.from_numpy(weight.copy()),
+        torch.from_numpy(bias.copy()),
+        statistics,
+        float(metadata.get("target_scale", "1.0")),
+    )
+
+
+def anchors_to_arrays(anchors: AnchorSet) -> Stored:
+    """input.NAME arrays, session int32 [K], and target: float32 [K] or int32 [K] into the labels."""
+    arrays = {f"input.{name}": array for name, array in anchors.inputs.items()}
+    arrays["session"] = anchors.session
+    if anchors.targets.dtype.kind == "f":
+        arrays["target"] = anchors.targets.astype(np.float32)
+        return Stored(arrays)
+    labels, index = np.unique(anchors.targets.astype(str), return_inverse=True)
+    arrays["target"] = index.astype(np.int32)
+    return Stored(arrays, {"labels": json.dumps(labels.tolist())})
+
+
+def anchors_from_arrays(stored: Stored) -> AnchorSet:
+    """The inverse of `anchors_to_arrays`."""
+    prefix = "input."
+    target = stored.arrays["target"]
+    if "labels" in stored.metadata:
+        target = np.array(json.loads(stored.metadata["labels"]), dtype=np.str_)[target]
+    return AnchorSet(
+        {n.removeprefix(prefix): a for n, a in stored.arrays.items() if n.startswith(prefix)},
+        target,
+        stored.arrays["session"],
+    )

@@ -1,0 +1,380 @@
+"""One session in memory: train an adapter on new data, merge it, fold it into the history, refit the head.
+
+METHOD.md, "Training session t" and "The head": (1) statistics of the new data under the old features
+give a first head; (2) the adapter is trained through it, on base + merged past + new update, with the
+stability loss; (3) the update is merged; (4) the old statistics are transported into the new
+features, the new data's statistics are added, the head is solved again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.core.analytic_head import empty_statistics
+from edge_pslora.core.history import LayerHistory, empty_layer, fold, pool_numbers
+from edge_pslora.core.merge import merge_step
+from edge_pslora.core.stability import stability_target
+from edge_pslora.errors import EdgePsloraError, UsageError
+from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
+from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.classifier import Classifier, linear_head
+from edge_pslora.training.features import extract_features
+from edge_pslora.training.head import (
+    VALUE_LABEL,
+    CrossFit,
+    Head,
+    cross_fit,
+    extend_labels,
+    refit,
+    target_matrix,
+    task_loss,
+)
+from edge_pslora.training.inject import Adapter, injected, new_adapters
+from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
+from edge_pslora.training.targets import Target, as_matrix, as_weight, find_targets
+
+MERGE_TOLERANCE = 1e-3  # largest relative difference of features, merged weights against adapters
+
+
+@dataclass(frozen=True)
+class SessionData:
+    """The session's training samples: N encoded inputs and their N targets (names or values)."""
+
+    inputs: EncodedInputs
+    targets: npt.NDArray[np.str_] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a session leaves to the next one, besides the weights that the model now has.
+
+    sessions: how many have been. running: R_t per target, [out, in]; only under merge `cumulative`,
+    which trains on from the running sum and deploys another model.
+    """
+
+    sessions: int
+    history: Mapping[str, LayerHistory]
+    head: Head
+    running: Mapping[str, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One target after a session. Shares in [0, 1]; relative_norm = |D|_F / |W0|_F."""
+
+    name: str
+    rank: int
+    relative_norm: float
+    kept_past: float
+    history_rank: int
+    eps: float
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    adapters: Mapping[str, Adapter]
+    memory: Memory
+    log: TrainLog
+    layers: tuple[LayerReport, ...]
+    merge_error: float
+    seconds: dict[str, float]
+
+
+BaseWeights = Callable[[str], torch.Tensor]  # weight name -> W0 in the weight's own shape, float32
+
+
+def first_memory(
+    model: LoadedModel,
+    targets: tuple[Target, ...],
+    config: AdaptConfig,
+    session_targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
+) -> Memory:
+    """The memory before the first session: empty history, the base's own head or an empty one."""
+    regression = session_targets.dtype.kind == "f"
+    analytic = uses_analytic_head(model, config)
+    labels: tuple[str, ...] = VALUE_LABEL if regression else ()
+    weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
+    if model.base_head is not None and not analytic:
+        labels = VALUE_LABEL if regression else model.base_head.labels
+        weight, bias = model.base_head.weight.clone(), model.base_head.bias.clone()
+    head = Head(
+        "regression" if regression else "classification",
+        labels,
+        weight,
+        bias,
+        empty_statistics(model.feature_size, labels) if analytic else None,
+        float(np.std(session_targets.astype(np.float64))) or 1.0 if regression else 1.0,
+    )
+    return Memory(0, {t.name: empty_layer(*t.shape) for t in targets}, head)
+
+
+def uses_analytic_head(model: LoadedModel, config: AdaptConfig) -> bool:
+    """`auto` keeps a classifier that the base brought along, and is analytic everywhere else."""
+    kind = config.head.kind
+    if kind == "analytic" and model.base_head is not None and not model.base_head.has_bias:
+        raise UsageError(
+            "--head analytic",
+            expected="a base whose classifier has a bias",
+            found=f"{model.base_head.module_name}, which has none",
+            remedy="leave --head out",
+        )
+    return kind == "analytic" or (kind == "auto" and model.base_head is None)
+
+
+def run_session(
+    model: LoadedModel,
+    base_weights: BaseWeights,
+    memory: Memory,
+    data: SessionData,
+    config: AdaptConfig,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], str] = lambda: "",
+    store: CheckpointStore | None = None,
+) -> SessionResult:
+    """Adapts the model in place: afterwards it has the weights to deploy, and `memory.head` its head.
+
+    On entry the model carries W0 + M_{t-1}. The function raises before the weights change, or leaves
+    them half changed: the caller then discards the model.
+
+    Args:
+        stop: asked at every step; a non-empty reason ends training there.
+        store: keeps the loop's state, so that a killed run goes on where it was.
+    """
+    progress = progress or SilentProgress()
+    clock = _Clock()
+    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    numbers = pool_numbers({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    session = memory.sessions + 1
+    head = memory.head
+    if head.task_type == "classification":
+        names = sorted({str(t) for t in data.targets}, key=_natural)
+        head = extend_labels(head, tuple(names))
+    wanted = target_matrix(data.targets, head.labels, head.task_type)
+
+    old_features: torch.Tensor | None = None
+    folds: CrossFit | None = None
+    if head.statistics is not None:
+        old_features = _features(model.backbone, data, config, progress, "features before")
+        folds = cross_fit(head, old_features, wanted, config.head)
+    clock.lap("features before")
+
+    generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
+    adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
+    weights = {n: p for n, p in model.backbone.model.named_parameters() if n in _names(targets)}
+    merged_before = {
+        t.name: as_matrix(weights[t.weight_name].detach(), t)
+        - as_matrix(base_weights(t.weight_name), t)
+        for t in targets
+    }
+    if memory.running is not None:
+        _set_weights(weights, targets, base_weights, memory.running)
+    stability = {
+        t.name: stability_target(
+            memory.history[t.name].left,
+            memory.history[t.name].right,
+            _rms(base_weights(t.weight_name)),
+        )
+        for t in targets
+    }
+    classifier = Classifier(model.backbone, linear_head(head.weight, head.bias))
+    if head.statistics is None:
+        _start_new_rows(classifier.head, memory.head, generator)
+    trained_head = () if head.statistics is not None else _head_parameters(model)
+    extra = _extra_parameters(classifier, config, trained_head)
+
+    def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
+        samples = torch.from_numpy(batch)
+        features = model.backbone(**inputs)
+        logits = classifier.head(features) if folds is None else folds.logits(features, samples)
+        return task_loss(logits, wanted[samples], head)
+
+    progress.start("training", len(data.targets) * config.train.epochs)
+    with injected(model.backbone.model, adapters):
+        log = train(
+            compute_loss,
+            data.inputs,
+            adapters,
+            extra,
+            stability,
+            config.stability,
+            config.train,
+            session,
+            LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
+        )
+        probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
+        with torch.no_grad():
+            adapter_features = model.backbone(**probe)
+    progress.finish()
+    for parameter in extra.values():
+        parameter.requires_grad_(False)
+    clock.lap("training")
+
+    deltas = {name: adapter.delta() for name, adapter in adapters.items()}
+    merge_error = _add_deltas(model.backbone, weights, targets, deltas, probe, adapter_features)
+    running = _running(config, memory, merged_before, deltas)
+    merged, kept = {}, {}
+    for t in targets:
+        source = running[t.name] if running is not None else deltas[t.name]
+        before = merged_before[t.name]
+        merged[t.name] = torch.from_numpy(
+            merge_step(config.merge, before.numpy(), source.numpy(), session)
+        ).float()
+        kept[t.name] = float((merged[t.name] == before).float().mean()) if session > 1 else 0.0
+    _set_weights(weights, targets, base_weights, merged)
+    history = fold(
+        memory.history,
+        {n: (a.scaling * a.B.detach(), a.A.detach()) for n, a in adapters.items()},
+        numbers,
+    )
+    clock.lap("merge")
+
+    if head.statistics is not None:
+        features = _features(model.backbone, data, config, progress, "features after")
+        head = refit(head, features, wanted, config.head, old_features)
+    else:
+        head = replace(
+            head,
+            weight=classifier.head.weight.detach().clone(),
+            bias=classifier.head.bias.detach().clone(),
+        )
+    clock.lap("features after")
+    layers = tuple(
+        LayerReport(
+            t.name,
+            config.lora.rank,
+            float(deltas[t.name].norm() / as_matrix(base_weights(t.weight_name), t).norm()),
+            kept[t.name],
+            history[t.name].rank,
+            history[t.name].eps,
+        )
+        for t in targets
+    )
+    return SessionResult(
+        adapters, Memory(session, history, head, running), log, layers, merge_error, clock.seconds
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    """Sorts '2' before '10', and numbers before names."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def _names(targets: tuple[Target, ...]) -> set[str]:
+    return {t.weight_name for t in targets}
+
+
+def _rms(weight: torch.Tensor) -> float:
+    return float(weight.float().pow(2).mean().sqrt())
+
+
+def _features(
+    backbone: Backbone, data: SessionData, config: AdaptConfig, progress: Progress, stage: str
+) -> torch.Tensor:
+    progress.start(stage, len(data.inputs))
+    features = extract_features(
+        backbone, data.inputs, 2 * config.train.batch_size, lambda n: progress.advance(n)
+    )
+    progress.finish()
+    return features
+
+
+def _start_new_rows(head: nn.Linear, old: Head, generator: torch.Generator) -> None:
+    """Small random rows for new classes: at zero, the features would get no gradient."""
+    known = len(old.labels) if bool(old.weight.any()) else 0
+    bound = head.in_features**-0.5
+    with torch.no_grad():
+        head.weight[known:].uniform_(-bound, bound, generator=generator)
+
+
+def _head_parameters(model: LoadedModel) -> tuple[str, ...]:
+    """What of a linear head is trained: a classifier that came without a bias stays without."""
+    has_bias = model.base_head is None or model.base_head.has_bias
+    return ("weight", "bias") if has_bias else ("weight",)
+
+
+def _extra_parameters(
+    classifier: Classifier, config: AdaptConfig, trained_head: tuple[str, ...]
+) -> dict[str, nn.Parameter]:
+    """What is trained besides the adapters: (parts of) a linear head, and norms on request."""
+    extra = {f"head.{name}": classifier.head.get_parameter(name) for name in trained_head}
+    if config.train.train_norms:
+        for name, module in classifier.backbone.model.named_modules():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d | nn.BatchNorm1d):
+                extra |= {f"{name}.{n}": p for n, p in module.named_parameters()}
+    for parameter in extra.values():
+        parameter.requires_grad_(True)
+    return extra
+
+
+def _set_weights(
+    weights: Mapping[str, nn.Parameter],
+    targets: tuple[Target, ...],
+    base_weights: BaseWeights,
+    deltas: Mapping[str, torch.Tensor],
+) -> None:
+    """W <- W0 + delta for every target."""
+    for t in targets:
+        base = base_weights(t.weight_name)
+        with torch.no_grad():
+            weights[t.weight_name].copy_(base + as_weight(deltas[t.name], t, base.shape))
+
+
+def _add_deltas(
+    backbone: Backbone,
+    weights: Mapping[str, nn.Parameter],
+    targets: tuple[Target, ...],
+    deltas: Mapping[str, torch.Tensor],
+    probe: dict[str, torch.Tensor],
+    expected: torch.Tensor,
+) -> float:
+    """W <- W + D, and proves on a probe batch that this computes what the adapters computed."""
+    for t in targets:
+        weight = weights[t.weight_name]
+        with torch.no_grad():
+            weight.add_(as_weight(deltas[t.name], t, weight.shape))
+    with torch.no_grad():
+        found = backbone(**probe)
+    error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+    if not error <= MERGE_TOLERANCE:
+        raise EdgePsloraError(
+            "merge check",
+            expected=f"merged weights to compute what the adapters did, within {MERGE_TOLERANCE}",
+            found=f"a relative difference of {error:.2e}",
+            remedy="the old model was kept; name other layers with --target",
+        )
+    return error
+
+
+def _running(
+    config: AdaptConfig,
+    memory: Memory,
+    merged_before: Mapping[str, torch.Tensor],
+    deltas: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor] | None:
+    if config.merge != "cumulative":
+        return None
+    past = memory.running or merged_before
+    return {name: past[name] + delta for name, delta in deltas.items()}

@@ -1,0 +1,164 @@
+"""Which layers get an adapter: by name, glob or `auto`; tied and unsupported layers are found here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+
+from edge_pslora.errors import ModelError
+
+TargetKind = Literal["linear", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"]
+
+# What `auto` means for a transformer: query, value and both feed-forward products, under the names
+# that the families give them.
+TRANSFORMER_NAMES = (
+    *("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj"),
+    *("intermediate.dense", "output.dense", "lin1", "lin2", "fc1", "fc2", "up_proj", "down_proj"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight that an adapter updates.
+
+    name: dotted path of the module. weight_name: name of the weight in the state dict. shape:
+    (out, in) of the update D = s B A; a convolution's kernel is flattened into `in`, an embedding
+    [num, dim] counts as the transposed matrix (dim, num), as PEFT stores it.
+    """
+
+    name: str
+    kind: TargetKind
+    weight_name: str
+    shape: tuple[int, int]
+
+
+def as_matrix(weight: torch.Tensor, target: Target) -> torch.Tensor:
+    """The weight of a target as the matrix [out, in] that its update is added to."""
+    return weight.T if target.kind == "embedding" else weight.reshape(target.shape)
+
+
+def as_weight(matrix: torch.Tensor, target: Target, like: torch.Size) -> torch.Tensor:
+    """The inverse of `as_matrix`: [out, in] in the shape of the weight."""
+    return matrix.T.contiguous() if target.kind == "embedding" else matrix.reshape(like)
+
+
+def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...]:
+    """The targets that the patterns name, in the order of the model's modules.
+
+    A pattern is `auto`, a dotted name, the end of one (`query`), or a glob (`encoder.layer.*.query`).
+
+    Raises:
+        ModelError: a pattern matches nothing, or names a layer that cannot take an adapter.
+    """
+    tied = _tied_weights(model)
+    candidates = {t.name: t for t in _candidates(model)}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern == "auto":
+            chosen |= _auto([t for t in candidates.values() if t.weight_name not in tied])
+            continue
+        matched = {name for name, _ in model.named_modules() if name and _matches(name, pattern)}
+        usable = matched & candidates.keys()
+        if not usable:
+            raise _no_match(model, pattern, matched)
+        for name in usable:
+            partners = tied.get(candidates[name].weight_name)
+            if partners:
+                raise ModelError(
+                    f"--target {pattern}",
+                    expected="a weight of its own",
+                    found=f"{candidates[name].weight_name} is tied to {', '.join(partners)}",
+                    remedy="leave this layer out: an update would change both",
+                )
+        chosen |= usable
+    if not chosen:
+        raise _no_match(model, ",".join(patterns), set())
+    return tuple(t for name, t in candidates.items() if name in chosen)
+
+
+def _candidates(model: nn.Module) -> list[Target]:
+    found: list[Target] = []
+    modules = dict(model.named_modules())
+    inside_attention = {
+        f"{name}.out_proj" if name else "out_proj"
+        for name, module in modules.items()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    for name, module in modules.items():
+        weight_name = f"{name}.weight" if name else "weight"
+        if isinstance(module, nn.MultiheadAttention):
+            if module.in_proj_weight is not None:
+                out, size = module.in_proj_weight.shape
+                found.append(Target(name, "mha_in_proj", f"{name}.in_proj_weight", (out, size)))
+        elif isinstance(module, nn.Linear):
+            kind: TargetKind = "mha_out_proj" if name in inside_attention else "linear"
+            found.append(Target(name, kind, weight_name, (module.out_features, module.in_features)))
+        elif isinstance(module, nn.Conv2d) and module.groups == 1:
+            shape = (module.out_channels, math.prod(module.weight.shape[1:]))
+            found.append(Target(name, "conv2d", weight_name, shape))
+        elif isinstance(module, nn.Embedding) and module.max_norm is None:
+            found.append(
+                Target(
+                    name,
+                    "embedding",
+                    weight_name,
+                    (module.embedding_dim, module.num_embeddings),
+                )
+            )
+    return found
+
+
+def _auto(candidates: Sequence[Target]) -> set[str]:
+    by_name = {
+        t.name
+        for t in candidates
+        if t.kind == "linear" and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
+    }
+    by_name |= {t.name for t in candidates if t.kind == "mha_in_proj"}
+    if by_name:
+        return by_name
+    # elsewhere the upper two thirds: the first layers are the most general and the dearest to train
+    layers = [t.name for t in candidates if t.kind in ("linear", "conv2d")]
+    return set(layers[-math.floor(len(layers) * 2 / 3) :]) if len(layers) > 1 else set(layers)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or name.endswith("." + pattern) or fnmatchcase(name, pattern)
+
+
+def _tied_weights(model: nn.Module) -> dict[str, list[str]]:
+    """Weight name -> the other names that share its storage."""
+    by_storage: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_storage.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+    return {
+        name: [other for other in names if other != name]
+        for names in by_storage.values()
+        if len(names) > 1
+        for name in names
+    }
+
+
+def _no_match(model: nn.Module, pattern: str, matched: set[str]) -> ModelError:
+    if matched:
+        name = min(matched)
+        module = model.get_submodule(name)
+        extra = f" with {module.groups} groups" if isinstance(module, nn.Conv2d) else ""
+        found = f"{name} is a {type(module).__name__}{extra}"
+    else:
+        names = [t.name for t in _candidates(model)]
+        found = f"no such layer; the model has {', '.join(names[:6]) or 'none'}" + (
+            f" and {len(names) - 6} more" if len(names) > 6 else ""
+        )
+    return ModelError(
+        f"--target {pattern}",
+        expected="a Linear, Conv2d with one group, Embedding or MultiheadAttention layer",
+        found=found,
+        remedy="name another target",
+    )

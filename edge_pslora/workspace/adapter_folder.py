@@ -1,0 +1,257 @@
+"""Reading PEFT's LoRA folders without PEFT and without torch: header checks first, arrays later.
+
+Keys: base_model.model.<path>.lora_A.weight [r, in], .lora_B.weight [out, r] (convolutions: 4-D A,
+B of kernel 1), base_model.model.<path>.lora_embedding_A [r, num], .lora_embedding_B [dim, r].
+Whatever would change the result and is not understood is an AdapterError, never a warning.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_pslora.errors import AdapterError
+from edge_pslora.workspace import strict_json
+from edge_pslora.workspace.tensor_header import Header
+from edge_pslora.workspace.tensors import TensorFile, read_header
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+_LORA_KEY = re.compile(r"(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))")
+# fields that do not change what a finished adapter computes, or that are handled below
+_NEUTRAL = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_config",
+        "megatron_core",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
+)
+# the other initialisations change the base weights, so that the folder alone is not the update
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# a pattern that repeats a group, or many times, can take for ever to match
+_SLOW_PATTERN = re.compile(r"\)[*+?{]|(?:[*+?{].*){3}")
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One adapted module. path: its name in the model; scaling: alpha / r (rsLoRA: / sqrt r)."""
+
+    path: str
+    a_key: str
+    b_key: str
+    rank: int
+    scaling: float
+    embedding: bool
+    fan_in_fan_out: bool
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One checked folder. others: name of a saved whole tensor in the model -> its key."""
+
+    folder: Path
+    header: Header
+    modules: tuple[LoraModule, ...]
+    others: Mapping[str, str]
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Check the configuration and every key and shape; no tensor is read yet.
+
+    Raises:
+        AdapterError: not a LoRA folder, or one that cannot be merged exactly.
+    """
+    if not (folder / CONFIG).is_file():
+        found = "no such folder" if not folder.exists() else f"no {CONFIG}"
+        raise _bad(str(folder), f"a PEFT folder with {CONFIG}", found, "give an adapter's folder")
+    config = strict_json.read(folder / CONFIG, error=AdapterError)
+    _check_config(config, str(folder / CONFIG))
+    if not (folder / WEIGHTS).exists():
+        remedy = "save it again with safe_serialization=True; pickled weights are never loaded"
+        raise _bad(str(folder), WEIGHTS, "none", remedy)
+    header = read_header(folder / WEIGHTS, error=AdapterError)
+    where = str(folder / WEIGHTS)
+    factors: dict[str, dict[str, str]] = {}
+    others = {}
+    for key in header.specs:
+        name = key.removeprefix(PREFIX)
+        match = _LORA_KEY.fullmatch(name)
+        if name == key:
+            raise _bad(where, f"keys that start with {PREFIX}", key, "save it again with PEFT")
+        if match:
+            factors.setdefault(match[1], {})[match[2] or f"embedding_{match[3]}"] = key
+        else:
+            others[_check_other(name, config, where)] = key
+    if not factors:
+        raise _bad(where, "LoRA factors", "none", "give the folder of a trained LoRA adapter")
+    modules = tuple(
+        _module(path, keys, header, config, where) for path, keys in sorted(factors.items())
+    )
+    return Adapter(folder, header, modules, others)
+
+
+def check_fits(adapter: Adapter, module: LoraModule, shape: tuple[int, ...]) -> None:
+    """The update of `module` has the `shape` of the base weight, or an AdapterError."""
+    a_shape = adapter.header.specs[module.a_key].shape
+    outputs = adapter.header.specs[module.b_key].shape[0]
+    transposed = module.embedding or (module.fan_in_fan_out and len(shape) == 2)
+    natural = (*a_shape[1:], outputs) if transposed else (outputs, *a_shape[1:])
+    if natural != shape:
+        raise _bad(
+            f"{adapter.weights}, {module.path}",
+            f"an update of shape {shape}, as the base weight",
+            str(natural),
+            "use the base model that the adapter was trained on",
+        )
+
+
+def delta_of(
+    file: TensorFile, module: LoraModule, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """scaling * B A as float32 in the shape of the base weight (which fits: see check_fits).
+
+    Raises:
+        AdapterError: factors that are not finite.
+    """
+    a_factor = file.read(module.a_key, finite=True).astype(np.float32)
+    b_factor = file.read(module.b_key, finite=True).astype(np.float32)
+    a_flat = a_factor.reshape(module.rank, -1)  # [r, in]; convolutions: [r, I * kh * kw]
+    b_flat = b_factor.reshape(-1, module.rank)  # [out, r]
+    with np.errstate(over="ignore", invalid="ignore"):  # the merge refuses what is not finite
+        product = b_flat @ a_flat
+        product *= np.float32(module.scaling)
+    transposed = module.embedding or (module.fan_in_fan_out and len(shape) == 2)
+    return (product.T if transposed else product).reshape(shape)
+
+
+def _module(
+    path: str, keys: dict[str, str], header: Header, config: Mapping[str, Any], where: str
+) -> LoraModule:
+    embedding = keys.keys() == {"embedding_A", "embedding_B"}
+    if not embedding and keys.keys() != {"A", "B"}:
+        found = ", ".join(f"lora_{name}" for name in sorted(keys))
+        raise _bad(f"{where}, {path}", "both factors, A and B", found, "save the adapter again")
+    a_key, b_key = (
+        keys["embedding_A" if embedding else "A"],
+        keys["embedding_B" if embedding else "B"],
+    )
+    a_shape, b_shape = header.specs[a_key].shape, header.specs[b_key].shape
+    rank = _pattern_value(path, config.get("rank_pattern"), config["r"], where)
+    alpha = _pattern_value(path, config.get("alpha_pattern"), config["lora_alpha"], where)
+    if (
+        rank != int(rank)
+        or len(a_shape) < 2
+        or len(a_shape) != len(b_shape)
+        or a_shape[0] != rank
+        or b_shape[1] != rank
+        or math.prod(b_shape[2:]) != 1
+    ):
+        raise _bad(
+            f"{where}, {path}",
+            f"A [{rank}, in] and B [out, {rank}], as {CONFIG} says",
+            f"A {list(a_shape)} and B {list(b_shape)}",
+            f"restore the {CONFIG} that belongs to these weights",
+        )
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    fan = bool(config.get("fan_in_fan_out"))
+    return LoraModule(path, a_key, b_key, int(rank), scaling, embedding, fan)
+
+
+def _pattern_value(path: str, patterns: Any, default: float, where: str) -> float:
+    """PEFT's rule: the first pattern that matches the path, whole or after a dot, wins."""
+    for pattern, value in (patterns or {}).items():
+        try:
+            slow = len(pattern) > 200 or _SLOW_PATTERN.search(pattern)
+            matched = not slow and re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)
+        except re.error:
+            slow, matched = True, None
+        if slow:
+            remedy = "write the module's name in full"
+            raise _bad(where, "simple patterns in rank_pattern, alpha_pattern", pattern, remedy)
+        if matched:
+            return float(value)
+    return default
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    def require(condition: bool, expected: str, found: Any) -> None:
+        if not condition:
+            remedy = "only plain LoRA adapters can be merged; convert it with PEFT first"
+            raise _bad(where, expected, repr(found), remedy)
+
+    require(config.get("peft_type") == "LORA", "peft_type LORA", config.get("peft_type"))
+    for name, value in config.items():
+        require(name in _NEUTRAL or not value, f"no {name}", value)
+    start = config.get("init_lora_weights", True)
+    plain = isinstance(start, bool | str | None) and start in _PLAIN_STARTS
+    require(plain, "init_lora_weights that leaves the base weights as they are", start)
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    require(type(r) is int and r >= 1, "a rank r from 1", r)
+    require(_is_number(alpha), "a number in lora_alpha", alpha)
+    require(config.get("bias", "none") in ("none", "all", "lora_only"), "bias", config.get("bias"))
+    for name in ("rank_pattern", "alpha_pattern"):
+        patterns = config.get(name) or {}
+        good = isinstance(patterns, dict) and all(
+            _is_number(v) and v > 0 for v in patterns.values()
+        )
+        require(good, f"numbers in {name}", patterns)
+    saved = config.get("modules_to_save") or []
+    good = isinstance(saved, list) and all(isinstance(name, str) for name in saved)
+    require(good, "names in modules_to_save", saved)
+
+
+def _check_other(name: str, config: Mapping[str, Any], where: str) -> str:
+    """The model's name of a tensor that was saved whole; it must be one that PEFT saves."""
+    plain = name.replace(".base_layer.", ".")
+    saved = any(f".{module}." in f".{plain}" for module in config.get("modules_to_save") or [])
+    biased = config.get("bias", "none") != "none" and plain.endswith("bias")
+    if not (saved or biased or plain != name):
+        remedy = "only plain LoRA adapters can be merged"
+        raise _bad(where, "LoRA factors and modules_to_save", name, remedy)
+    return plain
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _bad(where: str, expected: str, found: str, remedy: str) -> AdapterError:
+    return AdapterError(where, expected=expected, found=found, remedy=remedy)

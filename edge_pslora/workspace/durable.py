@@ -1,0 +1,219 @@
+"""The one writer: temporary file -> fsync -> rename -> fsync of the folder (THREATS.md, "Crash").
+
+A failed fsync is never retried: after one, the kernel may have dropped the data and call the next
+fsync a success. The file is given up and the error says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
+from edge_pslora.workspace.reading import open_regular
+
+Write = Callable[[bytes | memoryview], None]
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_COPY_CHUNK = 1 << 24
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Write]:
+    """Write a file that appears at `path` whole or not at all; yields the function that appends.
+
+    On any error the temporary file is removed and what was at `path` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with storage_errors(path.parent, path.name):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o644)
+        try:
+            try:
+                yield lambda data: _write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.rename(path)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                temporary.unlink()
+            raise
+        fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by a file holding `data`, durably."""
+    with new_file(path) as write:
+        write(data)
+
+
+def copy_file(source: Path, destination: Path, *, error: type[InputError] = WorkspaceError) -> None:
+    """Durable copy of a regular file, in bounded memory."""
+    with open_regular(source, error=error) as (descriptor, size), new_file(destination) as write:
+        for offset in range(0, size, _COPY_CHUNK):
+            chunk = os.pread(descriptor, min(_COPY_CHUNK, size - offset), offset)
+            if len(chunk) != min(_COPY_CHUNK, size - offset):
+                raise error(
+                    str(source),
+                    expected=f"{size} bytes",
+                    found="fewer: the file shrank while it was copied",
+                    remedy="copy it again",
+                )
+            write(chunk)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` (its parent exists) and make its name durable; an existing one is fine."""
+    with storage_errors(folder.parent, folder.name):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            return
+        fsync_folder(folder.parent)
+
+
+def publish_folder(staged: Path, final: Path) -> None:
+    """Move `staged` to `final`, which must not exist, after every byte and name in it is on disk.
+
+    Raises:
+        EdgePsloraError: `final` exists, or `staged` holds a link or something not a plain file.
+    """
+    if final.exists() or final.is_symlink():
+        raise EdgePsloraError(
+            str(final),
+            expected="a new name",
+            found="it exists already",
+            remedy="nothing was changed; start the run again",
+        )
+    with storage_errors(final.parent, final.name):
+        sync_tree(staged)
+        staged.rename(final)
+        fsync_folder(final.parent)
+        fsync_folder(staged.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file below `folder`, then every folder, the innermost first."""
+    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        path = Path(entry.path)
+        if stat.S_ISDIR(mode):
+            sync_tree(path)
+        elif stat.S_ISREG(mode):
+            _fsync_path(path, os.O_RDONLY)
+        else:
+            raise EdgePsloraError(
+                str(path),
+                expected="plain files and folders",
+                found="a link, pipe or device",
+                remedy="remove it",
+            )
+    fsync_folder(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (one try; see the top of this file)."""
+    _fsync_path(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def rename_durably(source: Path, destination: Path) -> None:
+    """Rename within one file system and fsync both parent folders."""
+    with storage_errors(destination.parent, destination.name):
+        source.rename(destination)
+        fsync_folder(destination.parent)
+        if source.parent != destination.parent:
+            fsync_folder(source.parent)
+
+
+def remove_folder(folder: Path, trash: Path) -> None:
+    """Remove a folder as a whole: it leaves its name in one step, then its contents go.
+
+    trash: a folder on the same file system (made when missing) that is emptied the next time too.
+    """
+    with storage_errors(folder.parent, folder.name):
+        make_folder(trash)
+        rename_durably(folder, trash / f"{folder.name}.{secrets.token_hex(4)}")
+        shutil.rmtree(trash)
+        fsync_folder(trash.parent)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove temporary files that killed processes left for `name` in `folder`."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.([0-9]{{1,9}})\.[0-9a-f]{{8}}\.tmp")
+    with storage_errors(folder, name):
+        for entry in os.scandir(folder):
+            match = pattern.fullmatch(entry.name)
+            if match and not _alive(int(match.group(1))):
+                Path(entry.path).unlink()
+
+
+def require_free_space(path: Path, needed: int) -> None:
+    """Refuse early when the file system of `path` (or its nearest parent) lacks `needed` bytes."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    with storage_errors(folder, path.name):
+        info = os.statvfs(folder)
+    free = info.f_bavail * info.f_frsize
+    if free < needed:
+        raise EdgePsloraError(
+            str(folder),
+            expected=f"{needed} bytes free",
+            found=f"{free} bytes free",
+            remedy="free some space or choose another folder; nothing was changed",
+        )
+
+
+@contextmanager
+def storage_errors(folder: Path, name: str) -> Iterator[None]:
+    """Turn an OSError into one line that names the folder."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in _NO_SPACE:
+            remedy = "free some space, then run the same command again"
+        elif problem.errno in _NO_ACCESS:
+            remedy = "choose a folder that you may write to"
+        else:
+            remedy = "check the path and the disk, then run the same command again"
+        raise EdgePsloraError(
+            str(folder),
+            expected=f"to be able to write {name}",
+            found=problem.strerror or str(problem),
+            remedy=remedy,
+        ) from problem
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    while len(view):
+        view = view[os.write(descriptor, view[: 1 << 30]) :]
+
+
+def _fsync_path(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

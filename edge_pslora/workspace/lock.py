@@ -1,0 +1,72 @@
+"""One writer per workspace: an advisory lock that ends with its process. Readers never lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_pslora.errors import WorkspaceLockedError
+from edge_pslora.workspace import layout
+from edge_pslora.workspace.durable import storage_errors
+
+
+@contextmanager
+def writer_lock(workspace: Path) -> Iterator[None]:
+    """Hold the writer's lock; a missing folder is created, and removed if no workspace came of it.
+
+    Raises:
+        WorkspaceLockedError: another process holds it (at once, no waiting).
+        EdgePsloraError: the folder cannot be written to.
+    """
+    created = not workspace.exists()
+    with storage_errors(workspace, layout.LOCK):
+        workspace.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(workspace)
+    try:
+        yield
+    finally:
+        if not (workspace / layout.WORKSPACE_FILE).exists():
+            _leave_no_trace(workspace, created)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # at once, even if a forked child still has it open
+        os.close(descriptor)
+
+
+def _acquire(workspace: Path) -> int:
+    path = workspace / layout.LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise WorkspaceLockedError(
+                str(workspace),
+                expected="no other writer",
+                found=f"process {holder}" if holder else "another process",
+                remedy="wait for it to end, then run the same command again",
+            ) from problem
+        except OSError:
+            os.close(descriptor)
+            raise
+        # its holder may have removed the file between our open and our flock: then lock the new one
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+                return descriptor
+        os.close(descriptor)
+
+
+def _leave_no_trace(workspace: Path, created: bool) -> None:
+    """Where no workspace was made: no empty folders, no lock file. Other files stay."""
+    staging = workspace / layout.STAGING
+    with suppress(OSError):
+        if staging.exists():
+            staging.rmdir()  # fails, and all stays, when there is something to resume
+        (workspace / layout.LOCK).unlink()
+        if created:
+            workspace.rmdir()

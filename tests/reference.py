@@ -1,0 +1,69 @@
+"""The maths of METHOD.md, written out literally and slowly. Fast code is held to this file.
+
+Everything is float64, dense, and differentiated by autograd; no tile, no factor, no closed form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def delta(A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """D = s B A."""
+    return scaling * B @ A
+
+
+def stability_loss(
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    S: Tensor,
+    scale: float,
+    temperature: float,
+    reading: str,
+    direction: bool = True,
+    magnitude: bool = True,
+) -> Tensor:
+    """L_s of one layer, Eq. 4 in both readings; a = temperature / rms(S)."""
+    D = delta(A, B, scaling)
+    rms = S.pow(2).mean().sqrt()
+    c = torch.ones_like(D)
+    if direction and float(rms) > 0:
+        a = temperature / rms
+        c = 1 - torch.tanh(a * S) * torch.tanh(a * D)
+    if not magnitude:
+        return c.mean()
+    if reading == "elementwise":
+        return (c * D**2).mean() / scale**2
+    norm = torch.sqrt((D**2).sum()) / D.numel() ** 0.5
+    return norm / scale * c.mean()
+
+
+def best_rank(S: Tensor, rank: int) -> Tensor:
+    """The best rank-k approximation of a dense matrix (Eckart-Young)."""
+    U, sigma, Vh = torch.linalg.svd(S, full_matrices=False)
+    return U[:, :rank] @ torch.diag(sigma[:rank]) @ Vh[:rank]
+
+
+def ridge_head(features: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """argmin |[F 1] W - Y|^2 + mu |W without bias|^2 over all samples at once; (weight, bias)."""
+    F = torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], dim=1)
+    d = features.shape[1]
+    mu = ridge * features.pow(2).sum() / d
+    penalty = torch.diag(torch.cat([mu.expand(d), torch.full((1,), 1e-9 * len(features))]).double())
+    W = torch.linalg.inv(F.T @ F + penalty) @ F.T @ targets
+    return W[:d].T, W[d]
+
+
+def transport_map(old: Tensor, new: Tensor, ridge: float) -> Tensor:
+    """argmin_T |F T - F'|^2 + mu |T - I|^2, column by column from the normal equations."""
+    one = torch.ones(len(old), 1, dtype=old.dtype)
+    F, G = torch.cat([old, one], dim=1), torch.cat([new, one], dim=1)
+    size = F.shape[1]
+    mu = ridge * old.pow(2).sum() / (size - 1)
+    eye = torch.eye(size, dtype=old.dtype)
+    columns = [
+        torch.linalg.inv(F.T @ F + mu * eye) @ (F.T @ G[:, j] + mu * eye[:, j]) for j in range(size)
+    ]
+    return torch.stack(columns, dim=1)

@@ -1,0 +1,124 @@
+"""Memory through arrays and back: exact, and the same size whatever has been learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_pslora.core.analytic_head import add_samples, empty_statistics
+from edge_pslora.core.history import empty_layer, fold, pool_numbers
+from edge_pslora.errors import WorkspaceError
+from edge_pslora.training.anchor import AnchorSet, grow
+from edge_pslora.training.head import Head
+from edge_pslora.training.persist import (
+    Stored,
+    anchors_from_arrays,
+    anchors_to_arrays,
+    head_from_arrays,
+    head_to_arrays,
+    history_from_arrays,
+    history_to_arrays,
+)
+
+SHAPES = {"one": (6, 4), "two": (3, 9)}
+
+
+def _history(sessions: int, budget: int):
+    history = {n: empty_layer(*s) for n, s in SHAPES.items()}
+    for seed in range(sessions):
+        g = torch.Generator().manual_seed(seed)
+        updates = {
+            n: (torch.randn(o, 2, generator=g), torch.randn(2, i, generator=g))
+            for n, (o, i) in SHAPES.items()
+        }
+        history = fold(history, updates, pool_numbers(SHAPES, budget))
+    return history
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 12), st.integers(88, 2000))
+def test_history_round_trip_is_exact_and_its_size_constant(sessions, budget):
+    history = _history(sessions, budget)
+    stored = history_to_arrays(history, budget)
+    back = history_from_arrays(stored, "here")
+    for name, layer in history.items():
+        assert torch.equal(back[name].left, layer.left)
+        assert torch.equal(back[name].right, layer.right)
+        assert back[name].eps == layer.eps
+    empty = history_to_arrays(_history(0, budget), budget)
+    assert {n: a.nbytes for n, a in stored.arrays.items()} == {
+        n: a.nbytes for n, a in empty.arrays.items()
+    }
+    assert stored.metadata == empty.metadata
+    assert stored.arrays["pool"].nbytes <= budget
+
+
+@pytest.mark.parametrize("damage", ["pool", "shapes", "eps", "names"])
+def test_a_history_that_does_not_fit_together_is_refused(damage):
+    stored = history_to_arrays(_history(2, 400), 400)
+    arrays, metadata = dict(stored.arrays), dict(stored.metadata)
+    if damage == "pool":
+        arrays["pool"] = arrays["pool"][:3]
+    elif damage == "names":
+        metadata["layers"] = '["one"]'
+    else:
+        del arrays[damage]
+    with pytest.raises(WorkspaceError, match="here: expected a history"):
+        history_from_arrays(Stored(arrays, metadata), "here")
+
+
+def test_head_round_trip():
+    statistics = add_samples(
+        empty_statistics(4, ("a", "ü")), torch.randn(9, 4), torch.eye(2)[torch.arange(9) % 2]
+    )
+    head = Head("classification", ("a", "ü"), torch.randn(2, 4), torch.randn(2), statistics, 1.5)
+    back = head_from_arrays(head_to_arrays(head), "here")
+    assert back.labels == head.labels
+    assert back.target_scale == 1.5
+    assert torch.equal(back.weight, head.weight)
+    assert back.statistics is not None
+    torch.testing.assert_close(back.statistics.gram, statistics.gram, rtol=1e-6, atol=1e-6)
+    assert back.statistics.samples == 9
+
+
+def test_a_head_whose_labels_do_not_match_is_refused():
+    stored = head_to_arrays(Head("classification", ("a",), torch.randn(1, 4), torch.randn(1)))
+    with pytest.raises(WorkspaceError, match="a label for each row"):
+        head_from_arrays(Stored(stored.arrays, {**stored.metadata, "labels": "[]"}), "here")
+
+
+def _candidates(session: int, n: int, width: int = 3) -> AnchorSet:
+    rows = np.full((n, width), session, dtype=np.int32)
+    rows[:, 0] = np.arange(n)
+    return AnchorSet({"ids": rows}, np.array(["x"] * n), np.full(n, session, dtype=np.int32))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 600))
+def test_anchors_stay_under_their_budget_with_equal_shares(sessions, n, budget):
+    anchors = None
+    for session in range(1, sessions + 1):
+        anchors = grow(anchors, _candidates(session, n), budget, seed=0)
+    if budget < 12:
+        assert anchors is None
+        return
+    assert anchors is not None
+    assert sum(a.nbytes for a in anchors.inputs.values()) <= budget
+    counts = np.bincount(anchors.session, minlength=sessions + 1)[1:]
+    assert counts.max() - min(counts.min(), n) <= 1 or counts.max() <= n
+    kept = [tuple(row) for row in anchors.inputs["ids"]]
+    assert len(set(kept)) == len(kept)
+
+
+def test_sequences_of_another_width_are_padded_and_survive_the_file():
+    anchors = grow(None, _candidates(1, 4, width=3), 10_000, seed=0)
+    anchors = grow(anchors, _candidates(2, 4, width=5), 10_000, seed=0)
+    assert anchors is not None
+    assert anchors.inputs["ids"].shape == (8, 5)
+    back = anchors_from_arrays(anchors_to_arrays(anchors))
+    assert np.array_equal(back.inputs["ids"], anchors.inputs["ids"])
+    assert np.array_equal(back.targets, anchors.targets)
+    assert np.array_equal(back.session, anchors.session)
