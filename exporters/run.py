@@ -91,6 +91,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # the arena keeps the memory of the largest batch for good
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -10,7 +10,7 @@ entry with |S~_ij| > eps has a proven sign.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,22 +55,30 @@ def numbers_per_rank(shape: tuple[int, int]) -> int:
     return shape[0] + shape[1]
 
 
+def overhead_bytes(names: Iterable[str]) -> int:
+    """What a file needs beside the factors: each layer's name, shape, rank and eps, and a header."""
+    return 512 + sum(len(name.encode()) + 32 for name in names)
+
+
 def pool_numbers(shapes: Mapping[str, tuple[int, int]], budget_bytes: int) -> int:
     """The size of the whole store, in float32 numbers: the budget, or full rank everywhere if less.
+
+    The file with all of the store fits the budget (`overhead_bytes` is taken off).
 
     Raises:
         BudgetError: the budget does not hold rank 1 of every layer.
     """
     least = sum(numbers_per_rank(shape) for shape in shapes.values())
     full = sum(numbers_per_rank(shape) * min(shape) for shape in shapes.values())
-    if budget_bytes < least * BYTES_PER_NUMBER:
+    needed = least * BYTES_PER_NUMBER + overhead_bytes(shapes)
+    if budget_bytes < needed:
         raise BudgetError(
             "--history-budget",
-            expected=f"at least {least * BYTES_PER_NUMBER} bytes (rank 1 of {len(shapes)} layers)",
+            expected=f"at least {needed} bytes (rank 1 of {len(shapes)} layers)",
             found=f"{budget_bytes} bytes",
-            remedy=f"use --history-budget {least * BYTES_PER_NUMBER} or more, or fewer targets",
+            remedy=f"use --history-budget {needed} or more, or fewer targets",
         )
-    return min(budget_bytes // BYTES_PER_NUMBER, full)
+    return min((budget_bytes - overhead_bytes(shapes)) // BYTES_PER_NUMBER, full)
 
 
 def fold(

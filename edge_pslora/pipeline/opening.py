@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,8 +12,8 @@ from typing import Any
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.history import pool_numbers
-from edge_pslora.data.types import Dataset
-from edge_pslora.errors import UsageError, WorkspaceError
+from edge_pslora.data.types import Dataset, Samples
+from edge_pslora.errors import BudgetError, InputError, UsageError, WorkspaceError
 from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import LoadedModel, ModelSource
@@ -53,8 +54,11 @@ def open_existing(path: Path, request: ModelRequest | None, dataset: Dataset) ->
     return Opened(workspace, load_model(source, workspace.base))
 
 
-def create(path: Path, request: ModelRequest, dataset: Dataset, config: AdaptConfig) -> Opened:
-    """A new workspace. The model and the budget are tried out before anything is published."""
+def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfig) -> Opened:
+    """A new workspace. The model and the budget are tried out before anything is published.
+
+    train: the first session's training samples; `auto` fits its network to them.
+    """
     if request.argument is None:
         raise UsageError(
             "--model",
@@ -63,7 +67,7 @@ def create(path: Path, request: ModelRequest, dataset: Dataset, config: AdaptCon
             remedy="give a Hugging Face folder, package.module:factory or auto",
         )
     staged = Workspace.stage_base(path)
-    source = import_base(request.argument, request.weights, dataset.train, request.options, staged)
+    source = import_base(request.argument, request.weights, train, request.options, staged)
     model = load_model(source, staged)
     targets = find_targets(model.backbone.model, config.lora.target_modules)
     pool_numbers({t.name: t.shape for t in targets}, config.budget.history_bytes)
@@ -71,7 +75,7 @@ def create(path: Path, request: ModelRequest, dataset: Dataset, config: AdaptCon
     workspace = Workspace.create(
         path,
         staged,
-        task_type=dataset.train.task_type,
+        task_type=train.task_type,
         labels=labels,
         source=asdict(source),
     )
@@ -80,17 +84,18 @@ def create(path: Path, request: ModelRequest, dataset: Dataset, config: AdaptCon
 
 @contextmanager
 def removed_on_error(path: Path) -> Iterator[None]:
-    """A first session that fails on its input leaves no workspace behind."""
+    """A first session that fails on its input or a budget leaves no workspace behind.
+
+    After any other failure (a full disk, a kill) it stays, for the same command to go on with.
+    """
+    existed = Workspace.exists(path)
     try:
         yield
-    except BaseException:
-        if Workspace.exists(path):
-            raise
-        staged = path / layout.STAGING / layout.STAGED_BASE
-        for file in sorted(staged.rglob("*"), reverse=True) if staged.exists() else ():
-            file.rmdir() if file.is_dir() else file.unlink()
-        if staged.exists():
-            staged.rmdir()
+    except BaseException as problem:
+        if not Workspace.exists(path):
+            shutil.rmtree(path / layout.STAGING / layout.STAGED_BASE, ignore_errors=True)
+        elif not existed and isinstance(problem, InputError | UsageError | BudgetError):
+            Workspace.open(path).discard()
         raise
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from edge_pslora.config import AdaptConfig
+from edge_pslora.data.columns import number
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
 from edge_pslora.data.split import split
 from edge_pslora.data.types import Dataset, Samples
-from edge_pslora.errors import DataError, UsageError
+from edge_pslora.errors import DataError, UsageError, WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.judging import Held
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
@@ -30,8 +31,27 @@ def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
     """The data, read as the workspace's kind of task; a first session needs two classes."""
     if not Workspace.exists(workspace):
         return read_dataset(data, replace(options, min_classes=max(2, options.min_classes)))
-    task_type = options.task_type or Workspace.open(workspace).header.task_type
-    return read_dataset(data, replace(options, task_type=task_type))
+    opened = Workspace.open(workspace)
+    task_type = options.task_type or opened.header.task_type
+    dataset = read_dataset(data, replace(options, task_type=task_type))
+    if options.task_type is None and task_type == "classification":
+        _require_names(dataset, opened.labels())
+    return dataset
+
+
+def _require_names(dataset: Dataset, known: tuple[str, ...]) -> None:
+    """Labels that are new and all numbers, with fractions among them, are measurements: a column
+    that was misread would otherwise add a class for each of its values."""
+    new = {str(label) for label in dataset.train.targets} - set(known)
+    numbers = [number(label) for label in new]
+    if any(isinstance(n, float) and not n.is_integer() for n in numbers) and None not in numbers:
+        raise WorkspaceError(
+            dataset.source,
+            expected="labels of classes, as this workspace was made for",
+            found=f"{len(new)} new ones that are numbers with fractions, such as {min(new)}",
+            remedy="check --label-column, or use another --workspace; if they are names, "
+            "give --task-type classification",
+        )
 
 
 def task_name(task: str | None, data: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_pslora.core.gate import GateDecision
 from edge_pslora.data.types import Dataset
+from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.candidate import Candidate, write_generation_card, write_rejected
 from edge_pslora.pipeline.result import AdaptResult
@@ -170,12 +171,20 @@ def _checks(decision: GateDecision, metrics: dict[str, Any], onnx_limit: float) 
 
 
 def _past(workspace: Workspace, generation: Generation | None) -> list[SessionFacts]:
-    """The generations that led here, oldest first."""
+    """The generations that led here, oldest first.
+
+    One that was deleted or damaged ends the chain: the page shows less, and status says why.
+    """
     chain: list[Generation] = []
     while generation is not None:
         chain.append(generation)
         number = generation.manifest.parent
-        generation = None if number is None else workspace.generation(number)
+        if number is None:
+            break
+        try:
+            generation = workspace.generation(number)
+        except WorkspaceError:
+            break
     facts: list[SessionFacts] = []
     for found in reversed(chain):
         facts.append(_facts(found.number, found.manifest.task, found.manifest.metrics))

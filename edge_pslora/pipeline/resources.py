@@ -41,8 +41,8 @@ class Meter:
 
     def check_memory(self, where: str) -> None:
         """Raises BudgetError when the peak so far is above --ram-budget."""
-        limit, peak = self.budget.ram_bytes, peak_rss_bytes()
-        if limit is not None and peak > limit:
+        limit = self.budget.ram_bytes
+        if limit is not None and (peak := peak_rss_bytes()) > limit:
             raise BudgetError(
                 "--ram-budget",
                 expected=f"at most {limit} bytes",

@@ -14,7 +14,7 @@ import torch
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.options import ReadOptions
-from edge_pslora.data.types import Dataset
+from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import UsageError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
@@ -95,13 +95,17 @@ def adapt(
         )
     with stages.stage("reading"):
         dataset = read_for(Path(data), read or ReadOptions(), path)
-    with writer_lock(path), at_most(_threads(path, model)):
-        with stages.stage("loading the model"), removed_on_error(path):
+        train, held = parts(dataset, config.train.seed)
+    meter.check_memory("reading the data")
+    with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
+        with stages.stage("loading the model"):
             if Workspace.exists(path):
                 opened = open_existing(path, request, dataset)
             else:
-                opened = create(path, request, dataset, config)
-        run = _Run(opened, dataset, config, task_name(task, Path(data)), stages, meter)
+                # not from the held-out samples: they are to say what it does on new ones
+                opened = create(path, request, train, config)
+        meter.check_memory("loading the model")
+        run = _Run(opened, dataset, train, held, config, task_name(task, Path(data)), stages, meter)
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
@@ -120,6 +124,8 @@ def _threads(workspace: Path, model: str | None) -> int | None:
 class _Run:
     opened: Opened
     dataset: Dataset
+    train: Samples
+    held: Samples
     config: AdaptConfig
     task: str
     stages: Stages
@@ -130,7 +136,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     workspace, model = run.opened.workspace, run.opened.model
     stage = run.stages.stage
     parent = workspace.current()
-    train, held = parts(run.dataset, run.config.train.seed)
+    train, held = run.train, run.held
     memory, anchors, targets = start_from(parent, model, run.config, train)
     config = with_targets(run.config, targets)
     with stage("encoding"):

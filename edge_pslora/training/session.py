@@ -295,7 +295,7 @@ def _features(
 ) -> torch.Tensor:
     progress.start(stage, len(data.inputs))
     features = extract_features(
-        backbone, data.inputs, 2 * config.train.batch_size, lambda n: progress.advance(n)
+        backbone, data.inputs, config.train.batch_size, lambda n: progress.advance(n)
     )
     progress.finish()
     return features

@@ -118,7 +118,10 @@ def _auto(candidates: Sequence[Target]) -> set[str]:
     by_name = {
         t.name
         for t in candidates
-        if t.kind == "linear" and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
+        if t.kind == "linear"
+        and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
+        # BERT's names for the second feed-forward product and the attention's output end alike
+        and not _matches(t.name, "attention.output.dense")
     }
     by_name |= {t.name for t in candidates if t.kind == "mha_in_proj"}
     if by_name:

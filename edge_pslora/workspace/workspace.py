@@ -7,6 +7,7 @@ pointer. A process that dies before the last step leaves the old generation serv
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -93,6 +94,17 @@ class Workspace:
         durable.fsync_folder(path.absolute().parent)
         return cls.open(path)
 
+    def discard(self) -> None:
+        """Undo `create`. A workspace with a generation is left alone."""
+        if self.generations():
+            return
+        with durable.storage_errors(self.path, layout.WORKSPACE_FILE):
+            # workspace.json first: what a kill leaves then counts as an unfinished creation
+            (self.path / layout.WORKSPACE_FILE).unlink()
+            (self.path / layout.CURRENT).unlink()
+            for name in (layout.GENERATIONS, layout.BASE, layout.STAGING):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
     @property
     def base(self) -> Path:
         return self.path / layout.BASE
@@ -119,15 +131,19 @@ class Workspace:
         return current.labels if current is not None else self.header.labels
 
     def recover(self, run_digest: str) -> Generation | None:
-        """Finish a publication of this very run that was killed just before its last step.
+        """Finish a publication of this very run that was killed just before or after its last step.
 
         Returns:
             The generation, now current; None when there is nothing to finish (the usual case).
         """
         number = max(self.generations(), default=0)
-        if number == 0 or staging.read_run(self.path, number) != (run_digest, self._parent()):
+        run = None if number == 0 else staging.read_run(self.path, number)
+        if run is None or run[0] != run_digest:
             return None
         generation = self.generation(number)
+        parent = generation.manifest.parent
+        if run[1] != parent or self._parent() not in (parent, number):
+            return None
         generation.verify()
         replace_pointer(self.path, generation.pointer())
         _clean_if_possible(self.path)

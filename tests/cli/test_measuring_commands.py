@@ -54,7 +54,7 @@ def test_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         calls.append((workspace, data, options["generation"], read.label_column))
         return Facts(EVALUATION)
 
-    _replace(monkeypatch, "edge_pslora.evaluate", "evaluate", evaluate)
+    _replace(monkeypatch, "edge_pslora.evaluation", "evaluate", evaluate)
     arguments = ["eval", "w", "d.csv", "--generation", "3", "--label-column", "y"]
     assert main(arguments) == 0
     assert calls == [(Path("w"), Path("d.csv"), 3, "y")]

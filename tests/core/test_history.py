@@ -15,6 +15,7 @@ from edge_pslora.core.history import (
     empty_layer,
     fold,
     numbers_per_rank,
+    overhead_bytes,
     pool_numbers,
     proven_signs,
 )
@@ -105,11 +106,12 @@ def test_ranks_go_where_the_energy_is():
 
 
 def test_a_budget_below_rank_one_is_refused_with_the_least_that_would_do():
-    least = sum(numbers_per_rank(shape) for shape in SHAPES.values()) * BYTES_PER_NUMBER
+    numbers = sum(numbers_per_rank(shape) for shape in SHAPES.values())
+    least = numbers * BYTES_PER_NUMBER + overhead_bytes(SHAPES)
     with pytest.raises(BudgetError, match=str(least)) as caught:
         pool_numbers(SHAPES, least - 1)
     assert caught.value.exit_code == 6
-    assert pool_numbers(SHAPES, least) * BYTES_PER_NUMBER == least
+    assert pool_numbers(SHAPES, least) == numbers
 
 
 def test_proven_signs_of_an_exact_and_of_a_worthless_history():

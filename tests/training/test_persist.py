@@ -39,7 +39,7 @@ def _history(sessions: int, budget: int):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 12), st.integers(88, 2000))
+@given(st.integers(0, 12), st.integers(800, 3000))
 def test_history_round_trip_is_exact_and_its_size_constant(sessions, budget):
     history = _history(sessions, budget)
     stored = history_to_arrays(history, budget)
@@ -58,7 +58,7 @@ def test_history_round_trip_is_exact_and_its_size_constant(sessions, budget):
 
 @pytest.mark.parametrize("damage", ["pool", "shapes", "eps", "names"])
 def test_a_history_that_does_not_fit_together_is_refused(damage):
-    stored = history_to_arrays(_history(2, 400), 400)
+    stored = history_to_arrays(_history(2, 1000), 1000)
     arrays, metadata = dict(stored.arrays), dict(stored.metadata)
     if damage == "pool":
         arrays["pool"] = arrays["pool"][:3]

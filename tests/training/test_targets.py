@@ -31,6 +31,16 @@ def test_auto_takes_query_value_and_feed_forward_of_a_transformer():
     ]
 
 
+def test_auto_tells_bert_s_two_output_layers_apart():
+    layer = nn.ModuleDict(
+        {
+            "attention": nn.ModuleDict({"output": nn.ModuleDict({"dense": nn.Linear(4, 4)})}),
+            "output": nn.ModuleDict({"dense": nn.Linear(4, 4)}),
+        }
+    )
+    assert [t.name for t in find_targets(layer, ["auto"])] == ["output.dense"]
+
+
 def test_auto_takes_the_upper_two_thirds_of_any_other_network():
     convs = nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(13)])
     assert [t.name for t in find_targets(convs, ["auto"])] == [str(i) for i in range(5, 13)]

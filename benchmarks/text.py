@@ -1,0 +1,13 @@
+"""`make bench-text`: four text tasks one after the other, all labels competing; no target is set."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.driver import Benchmark, main
+from benchmarks.streams import text
+
+TEXT = Benchmark("text", text, {})
+
+if __name__ == "__main__":
+    sys.exit(main(TEXT))

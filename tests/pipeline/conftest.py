@@ -1,0 +1,41 @@
+"""Workspaces that several tests start from; each gets its own copy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.pipeline import adapt
+from tests.pipeline import pipeline_kit as kit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_exports() -> None:
+    kit.build_operator_table_once()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., kit.Outcome]:
+    """The command line in this process: run(*arguments) -> Outcome."""
+    return kit.command_line(capsys)
+
+
+@pytest.fixture(scope="session")
+def two_sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that learned the digits 0 to 3 and then 4 to 6, made once."""
+    folder = tmp_path_factory.mktemp("two")
+    for number, labels in enumerate(((0, 1, 2, 3), (4, 5, 6)), start=1):
+        data = kit.digits_npz(folder / f"{number}.npz", labels)
+        result = adapt(data, model="auto", workspace=folder / "w", config=AdaptConfig())
+        assert result.promoted, result.reason
+    return folder / "w"
+
+
+@pytest.fixture
+def workspace(two_sessions: Path, tmp_path: Path) -> Path:
+    """A copy of `two_sessions`."""
+    return Path(shutil.copytree(two_sessions, tmp_path / "w"))

@@ -1,0 +1,193 @@
+"""Hugging Face folders from session to session, and what other people's tools make of the results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edge_pslora import AdaptConfig, AdaptResult, TrainConfig, Workspace, adapt, evaluate
+from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.run import run_onnx
+from edge_pslora.workspace.tensors import read_tensors
+from tests.pipeline import hf_kit
+from tests.pipeline import pipeline_kit as kit
+
+CONFIG = AdaptConfig(train=TrainConfig(learning_rate=2e-3, max_length=16))
+PEFT_WARNS = pytest.mark.filterwarnings("ignore")  # PEFT's own warnings are not ours to fail on
+FIRST, SECOND = ("sport", "food"), ("travel", "money")
+
+
+@dataclass(frozen=True)
+class Stream:
+    base: Path
+    workspace: Path
+    results: tuple[AdaptResult, ...]
+    test: Path
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Stream:
+    """An encoder without a head, after two sessions of two topics each."""
+    folder = tmp_path_factory.mktemp("encoder")
+    base = hf_kit.bert_folder(folder / "tiny-bert")
+    results = []
+    for number, topics in enumerate((FIRST, SECOND)):
+        data = kit.write_jsonl(folder / f"{number}.jsonl", topics)
+        model = str(base) if number == 0 else None
+        results.append(adapt(data, model=model, workspace=folder / "w", config=CONFIG))
+    test = kit.write_jsonl(folder / "test.jsonl", tuple(kit.TOPICS), seed=5)
+    return Stream(base, folder / "w", tuple(results), test)
+
+
+def _tokens(folder: Path, test: Path) -> dict[str, torch.Tensor]:
+    """The first texts of a file as transformers' own tokenizer encodes them."""
+    import transformers
+
+    rows = [json.loads(line)["text"] for line in test.read_text(encoding="utf-8").splitlines()[:9]]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return dict(tokenizer(rows, padding=True, return_tensors="pt"))
+
+
+def _pooled(model: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        hidden = model.eval()(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _onnx_logits(path: Path, tokens: dict[str, torch.Tensor]) -> np.ndarray:
+    import onnxruntime
+
+    wanted = {value.name for value in onnxruntime.InferenceSession(str(path)).get_inputs()}
+    return run_onnx(path, {name: value.numpy() for name, value in tokens.items() if name in wanted})
+
+
+def test_new_classes_join_the_old_ones(encoder):
+    first, second = encoder.results
+    assert first.promoted
+    assert second.promoted
+    assert first.metrics["labels"] == sorted(FIRST)
+    assert second.metrics["labels"] == [*sorted(FIRST), *sorted(SECOND)]
+    assert first.metrics["history_bytes"] == second.metrics["history_bytes"]
+    found = evaluate(encoder.workspace, encoder.test, compare_torch=True)
+    assert found.agreement == 1.0
+    assert found.max_abs_error <= 1e-4
+    assert found.accuracy > 0.7
+    assert min(found.per_label.values()) > 0.5
+    old = evaluate(encoder.workspace, encoder.test, generation=1)
+    assert set(old.unknown_labels) == set(SECOND)
+
+
+def test_the_base_is_kept_as_it_came(encoder):
+    base = encoder.workspace / "base"
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (base / name).read_bytes() == (encoder.base / name).read_bytes()
+
+
+@PEFT_WARNS
+def test_peft_gives_the_logits_of_generation_one(encoder):
+    """Base + adapter by PEFT, mean-pooled, through the head: what the ONNX file computes."""
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    folder = encoder.workspace / "generations" / "000001"
+    base = transformers.AutoModel.from_pretrained(encoder.base, local_files_only=True)
+    model = peft.PeftModel.from_pretrained(base, str(folder / "adapter"))
+    head = read_tensors(folder / "head.safetensors")
+    tokens = _tokens(encoder.base, encoder.test)
+    logits = _pooled(model, tokens).numpy() @ head["weight"].T + head["bias"]
+    np.testing.assert_allclose(
+        _onnx_logits(folder / "model.onnx", tokens), logits, rtol=0, atol=1e-5
+    )
+    # the adapter is not idle: without it the features are others
+    bare = transformers.AutoModel.from_pretrained(encoder.base, local_files_only=True)
+    assert float((_pooled(bare, tokens) - _pooled(model, tokens)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_transformers_loads_the_exported_model(encoder, tmp_path, generation):
+    import transformers
+
+    out = tmp_path / "out"
+    export_generation(encoder.workspace, out, "safetensors", generation=generation)
+    model, report = transformers.AutoModel.from_pretrained(
+        out, local_files_only=True, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["mismatched_keys"]
+    head = read_tensors(out / "head.safetensors")
+    tokens = _tokens(out, encoder.test)
+    logits = _pooled(model, tokens).numpy() @ head["weight"].T + head["bias"]
+    path = encoder.workspace / "generations" / f"{generation:06d}" / "model.onnx"
+    np.testing.assert_allclose(_onnx_logits(path, tokens), logits, rtol=0, atol=1e-5)
+
+
+@PEFT_WARNS
+def test_peft_loads_the_export_of_a_later_generation(encoder, tmp_path):
+    """From the second generation on the adapter is refactored from merged - base."""
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    out = tmp_path / "out"
+    result = export_generation(encoder.workspace, out, "peft")
+    assert result.max_relative_error is not None
+    assert result.max_relative_error < 1e-3
+    base = transformers.AutoModel.from_pretrained(encoder.base, local_files_only=True)
+    model = peft.PeftModel.from_pretrained(base, str(out))
+    head = read_tensors(out / "head.safetensors")
+    tokens = _tokens(encoder.base, encoder.test)
+    logits = _pooled(model, tokens).numpy() @ head["weight"].T + head["bias"]
+    found = _onnx_logits(encoder.workspace / "generations" / "000002" / "model.onnx", tokens)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-2)
+
+
+def test_a_classifier_of_the_base_is_kept_and_grows(tmp_path):
+    import transformers
+
+    base = hf_kit.bert_folder(tmp_path / "classifier", labels=FIRST)
+    config = replace(CONFIG, train=replace(CONFIG.train, learning_rate=1e-2, epochs=8))
+    labels = []
+    for number, topics in enumerate((FIRST, SECOND)):
+        data = kit.write_jsonl(tmp_path / f"{number}.jsonl", topics)
+        result = adapt(data, model=str(base), workspace=tmp_path / "w", config=config)
+        assert result.promoted, result.reason
+        labels.append(result.metrics["labels"])
+    # the order of the base's config.json, not of the alphabet; new ones behind
+    assert labels == [list(FIRST), [*FIRST, "money", "travel"]]
+    generation = Workspace.open(tmp_path / "w").current()
+    assert generation is not None
+    head = read_tensors(generation.file("head.safetensors"))
+    assert "gram" not in head
+    assert read_tensors(generation.file("model.safetensors"))["classifier.weight"].shape == (4, 32)
+    out = tmp_path / "out"
+    export_generation(tmp_path / "w", out, "safetensors")
+    model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        out, local_files_only=True, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert [model.config.id2label[i] for i in range(4)] == labels[1]
+    tokens = _tokens(out, tmp_path / "1.jsonl")
+    with torch.no_grad():
+        logits = model.eval()(**tokens).logits.numpy()
+    np.testing.assert_allclose(
+        _onnx_logits(generation.file("model.onnx"), tokens), logits, rtol=0, atol=1e-5
+    )
+
+
+def test_pictures(tmp_path):
+    base = hf_kit.vit_folder(tmp_path / "tiny-vit")
+    for number, labels in enumerate(((0, 1), (4, 6))):
+        data = kit.write_images(tmp_path / f"{number}", labels, 120)
+        result = adapt(data, model=str(base), workspace=tmp_path / "w", config=CONFIG)
+        assert result.promoted, result.reason
+    test = kit.write_images(tmp_path / "test", (0, 1, 4, 6), 80, part="test")
+    found = evaluate(tmp_path / "w", test, compare_torch=True)
+    assert found.agreement == 1.0
+    assert found.accuracy > 0.55  # a quarter by chance

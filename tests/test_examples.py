@@ -1,0 +1,81 @@
+"""Every example runs offline on a CPU, as its header says, and in well under a minute."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+# networks for `adapt --model`, tested in tests/models, with nothing to run by themselves
+MODULES = {"mobilenet_v1.py"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def _run(name: str, *arguments: object) -> list[str]:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 60
+    return done.stdout.splitlines()
+
+
+def _number(line: str) -> float:
+    return float(line.split(":")[-1].split()[0])
+
+
+def test_every_example_is_run_here():
+    code = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        header = path.read_text(encoding="utf-8").split('"""')
+        assert len(header) > 2, f"{path.name} has no header"
+        assert path.name in MODULES or f'_run("{path.name}"' in code, path.name
+
+
+def test_adapt_table(tmp_path):
+    lines = _run("adapt_table.py", tmp_path)
+    assert sum("promoted: True" in line for line in lines) == 3
+    assert min(_number(line) for line in lines if "accuracy" in line) > 0.85
+    assert len({line for line in lines if "history" in line}) == 1
+    assert (tmp_path / "workspace" / "generations" / "000003" / "model.onnx").is_file()
+
+
+def test_own_module_and_then_run_on_a_device(tmp_path):
+    lines = _run("own_module.py", tmp_path)
+    assert next(line for line in lines if line.startswith("generation 1")).endswith("5 6 7 8 9")
+    assert "0.9" in next(line for line in lines if line.startswith("generation 2"))
+    lines = _run("run_on_device.py", tmp_path / "workspace", tmp_path / "test.npz")
+    assert lines[0].split(": ")[1] == "10 labels, 450 samples"
+    assert _number(lines[-1]) > 0.9
+
+
+def test_the_device_script_needs_onnxruntime_and_numpy_only():
+    source = (EXAMPLES / "run_on_device.py").read_text(encoding="utf-8")
+    imported = {
+        line.split()[1].split(".")[0] for line in source.splitlines() if "import " in line[:7]
+    }
+    imported |= {line.split()[1] for line in source.splitlines() if line.startswith("from ")}
+    assert imported <= {"__future__", "json", "sys", "pathlib", "numpy", "onnxruntime"}
+
+
+@pytest.mark.slow
+def test_compare_merge_rules():
+    lines = _run("compare_merge_rules.py")
+    rows = [line.rsplit(maxsplit=4) for line in lines[2:]]
+    assert [row[0] for row in rows] == [
+        *("max_magnitude", "cumulative", "constructive", "average", "none"),
+        "none, no stability loss",
+    ]
+    for _, sgd, _, analytic, _ in rows:
+        assert float(analytic) > float(sgd)
