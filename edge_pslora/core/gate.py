@@ -60,27 +60,34 @@ def decide(
     holdout_before: Scores | None = None,
     anchor_before: Scores | None = None,
     anchor_after: Scores | None = None,
-    floor: float | None = None,
+    floor: Scores | None = None,
 ) -> GateDecision:
     """Promote unless the holdout is significantly worse or the anchor drops beyond tolerance.
 
     Args:
         holdout_before: the serving model's scores; None when there is none, then `floor` counts.
         anchor_before, anchor_after: scores on the anchor set; None or empty before the second session.
-        floor: score of a model that knows nothing (always the most frequent class, or the mean).
+        floor: scores on the holdout of a model that knows nothing (always the most frequent class, or
+            the mean); hard data and a small holdout put an honest model below it by chance.
     """
     reasons: list[str] = []
     after = _mean(holdout_after)
     before = None if holdout_before is None else _mean(holdout_before)
     holdout_p = 1.0
+    constant = None if floor is None else _mean(floor)
     if holdout_before is not None and before is not None:
         holdout_p = worse_p_value(holdout_before, holdout_after)
         if after < before and holdout_p < config.significance:
             reasons.append(
                 f"holdout fell from {before:.3f} to {after:.3f} (p = {holdout_p:.2g} by chance)"
             )
-    elif floor is not None and after < floor:
-        reasons.append(f"holdout {after:.3f} is below {floor:.3f}, what a constant answer reaches")
+    elif floor is not None and constant is not None:
+        holdout_p = worse_p_value(floor, holdout_after)
+        if after < constant and holdout_p < config.significance:
+            reasons.append(
+                f"holdout {after:.3f} is below {constant:.3f}, what a constant answer reaches "
+                f"(p = {holdout_p:.2g} by chance)"
+            )
     anchor_p, old, new = 1.0, None, None
     if anchor_before and anchor_after:
         anchor_p = worse_p_value(anchor_before, anchor_after)
@@ -90,7 +97,7 @@ def decide(
                 f"anchor set fell from {old:.3f} to {new:.3f}, more than the "
                 f"{config.max_forgetting:.3f} allowed (p = {anchor_p:.2g} by chance)"
             )
-    figures = GateFigures(before, after, holdout_p, old, new, anchor_p, floor)
+    figures = GateFigures(before, after, holdout_p, old, new, anchor_p, constant)
     return GateDecision(config.force or not reasons, tuple(reasons), figures)
 
 

@@ -69,15 +69,14 @@ def score(scores: list[float], targets: npt.NDArray[Any], head: Head) -> float:
     return 1.0 + mean / variance if variance > 0 else mean
 
 
-def constant_score(train_targets: npt.NDArray[Any], held: Held, head: Head) -> float:
-    """The mean score of a model that always gives the most frequent label, or the mean value."""
+def constant_scores(train_targets: npt.NDArray[Any], held: Held, head: Head) -> list[float]:
+    """Scores of a model that always gives the most frequent label, or the mean value."""
     if head.task_type == "regression":
-        errors = (
-            held.targets.astype(np.float64) - float(np.mean(train_targets))
-        ) / head.target_scale
-        return float(-np.mean(errors**2))
+        mean = float(np.mean(train_targets))
+        errors = (held.targets.astype(np.float64) - mean) / head.target_scale
+        return [float(-e * e) for e in errors]
     labels, counts = np.unique(train_targets.astype(np.str_), return_counts=True)
-    return float(np.mean(held.targets.astype(np.str_) == labels[counts.argmax()]))
+    return [float(right) for right in held.targets.astype(np.str_) == labels[counts.argmax()]]
 
 
 def prove_export(
@@ -147,7 +146,7 @@ def judge(
         holdout_before=before,
         anchor_before=anchor_old,
         anchor_after=anchor_new,
-        floor=constant_score(train_targets, holdout, head),
+        floor=constant_scores(train_targets, holdout, head),
     )
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p

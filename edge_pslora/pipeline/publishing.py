@@ -78,7 +78,7 @@ def _reason(decision: GateDecision, metrics: dict[str, Any]) -> str:
     if found:
         return f"{'forced although ' if decision.promote else ''}{found}"
     if metrics["accuracy_before"] is None:
-        return "first generation: it beats a constant answer and the export equals torch"
+        return "first generation: no worse than a constant answer, and the export equals torch"
     return "no worse on the holdout and the anchor set, and the export equals torch"
 
 

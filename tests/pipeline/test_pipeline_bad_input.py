@@ -93,6 +93,12 @@ def _no_such_target(folder: Path) -> list[Any]:
     return [kit.digits_npz(folder / "d.npz", (0, 1), 40), "--target", "query"]
 
 
+def _target_without_gradient(folder: Path) -> list[Any]:
+    """Found out only in training, when the workspace is there already."""
+    data = kit.digits_npz(folder / "d.npz", (0, 1), 40)
+    return [data, "--model", "tests.pipeline.bad_models:with_an_idle_layer", "--target", "idle"]
+
+
 def _pickled_weights(folder: Path) -> list[Any]:
     (folder / "w.pt").write_bytes(b"\x80\x02}q\x00.")
     data = kit.digits_npz(folder / "d.npz", (0, 1), 40)
@@ -135,6 +141,7 @@ FIRST_SESSION = [
     (_empty, 4),
     (_all_images_broken, 4),
     (_no_such_target, 4),
+    (_target_without_gradient, 4),
     (_pickled_weights, 4),
     (_no_such_factory, 4),
     (_no_weights_in_the_folder, 4),

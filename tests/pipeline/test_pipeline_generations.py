@@ -116,14 +116,20 @@ def test_wrong_labels_are_refused(watched, run, tmp_path, how):
 
 
 def test_a_first_session_that_learns_nothing_is_refused(run, tmp_path):
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(200, 5)), np.array(["a"] * 150 + ["b"] * 50)[rng.permutation(200)]
-    data = kit.write_npz(tmp_path / "noise.npz", x.astype(np.float32), y)
-    done = run("adapt", data, "--model", "auto", "--workspace", tmp_path / "w", "--preset", "paper")
-    if done.code == 0:  # noise may reach what a constant answer reaches, never more by much
-        assert done.facts["accuracy_after"] <= 0.9
-        return
-    assert done.code == 3
+    """An untrained head on data where nine of ten samples are of one class."""
+    x, y = kit.digits(range(10), 600)
+    names = np.where(y < 9, "common", y.astype(str))
+    names[: len(y) // 40] = "rare"
+    data = kit.write_npz(tmp_path / "d.npz", x.reshape(len(x), -1), names)
+    command = ("adapt", data, "--model", "auto", "--workspace", tmp_path / "w", "--seed", 3)
+    done = run(*command, "--head", "linear", "--epochs", 0)
+    assert done.code == 3, done.facts["reason"]
     assert "constant answer" in done.facts["reason"]
-    assert done.facts["generation"] == 0
-    assert Workspace.open(tmp_path / "w").current() is None
+    assert (done.facts["generation"], done.facts["accuracy_before"]) == (0, None)
+    opened = Workspace.open(tmp_path / "w")
+    assert (opened.current(), opened.generations()) == (None, ())
+    assert run("eval", tmp_path / "w", data).code == 4  # nothing serves
+    assert run("status", tmp_path / "w").code == 0
+    # the same workspace goes on with better settings
+    done = run(*command)
+    assert (done.code, done.facts["generation"]) == (0, 1)
