@@ -10,7 +10,7 @@ import typer
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import columns, fraction, print_result, table
 from edge_pslora.cli.quiet import working
-from edge_pslora.errors import UsageError, WorkspaceError
+from edge_pslora.errors import WorkspaceError
 from edge_pslora.units import format_size
 
 Verify = Annotated[
@@ -143,14 +143,7 @@ def report(
     from edge_pslora.workspace.workspace import Workspace
 
     opened = Workspace.open(workspace)
-    chosen = opened.current() if generation is None else opened.generation(generation)
-    if chosen is None:
-        raise UsageError(
-            str(workspace),
-            expected="at least one generation",
-            found="none",
-            remedy="run edge-pslora adapt first",
-        )
+    chosen = opened.published(generation)
     page = chosen.file(layout.REPORT)
     if out is not None:
         durable.copy_file(page, out)

@@ -10,7 +10,6 @@ import numpy as np
 
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
-from edge_pslora.errors import WorkspaceError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.load import load_model
 from edge_pslora.models.types import EncodedInputs, LoadedModel
@@ -66,14 +65,7 @@ def evaluate(
         EdgePsloraError: nothing is published, or the data does not fit.
     """
     opened = Workspace.open(Path(workspace))
-    chosen = opened.current() if generation is None else opened.generation(generation)
-    if chosen is None:
-        raise WorkspaceError(
-            str(workspace),
-            expected="a published generation",
-            found="none",
-            remedy="run edge-pslora adapt first",
-        )
+    chosen = opened.published(generation)
     read = read or ReadOptions()
     task_type = read.task_type or opened.header.task_type
     dataset = read_dataset(Path(data), replace(read, task_type=task_type))

@@ -78,14 +78,7 @@ def export_generation(
             remedy="change the option",
         )
     opened = Workspace.open(workspace)
-    chosen = opened.current() if generation is None else opened.generation(generation)
-    if chosen is None:
-        raise UsageError(
-            str(workspace),
-            expected="a published generation",
-            found="none",
-            remedy="run edge-pslora adapt first",
-        )
+    chosen = opened.published(generation)
     with published_folder(out, workspace, overwrite=overwrite) as staged:
         base_bytes = sum(entry.bytes for entry in opened.header.base_files.values())
         durable.require_free_space(staged, chosen.bytes + base_bytes + _SPARE_BYTES)

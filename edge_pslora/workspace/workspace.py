@@ -125,6 +125,23 @@ class Workspace:
         """The generation that serves; None before the first is published."""
         return load_current(self.path, self.header.base_digest)
 
+    def published(self, number: int | None = None) -> Generation:
+        """Generation `number`, or the one that serves.
+
+        Raises:
+            UsageError: nothing was published yet.
+            WorkspaceError: no such generation, or a damaged one.
+        """
+        chosen = self.current() if number is None else self.generation(number)
+        if chosen is None:
+            raise UsageError(
+                str(self.path),
+                expected="a published generation",
+                found="none",
+                remedy="run edge-pslora adapt first",
+            )
+        return chosen
+
     def labels(self) -> tuple[str, ...]:
         """The labels of the current generation, or of the base."""
         current = self.current()
