@@ -78,8 +78,11 @@ def _reason(decision: GateDecision, metrics: dict[str, Any]) -> str:
     if found:
         return f"{'forced although ' if decision.promote else ''}{found}"
     if metrics["accuracy_before"] is None:
-        return "first generation: no worse than a constant answer, and the export equals torch"
-    return "no worse on the holdout and the anchor set, and the export equals torch"
+        figures = decision.figures
+        above = figures.floor is None or figures.holdout_after > figures.floor
+        compared = "better than" if above else "not significantly below"
+        return f"first generation: {compared} a constant answer, and the export equals torch"
+    return "not significantly worse on holdout and anchor set, and the export equals torch"
 
 
 def _context(
