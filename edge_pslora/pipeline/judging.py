@@ -35,6 +35,13 @@ class Held:
     targets: npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class HeldAnchors(Held):
+    """The anchors of earlier sessions; session: int32 [K], counted from 1."""
+
+    session: npt.NDArray[np.int32]
+
+
 def onnx_logits(runner: OnnxRunner, inputs: EncodedInputs) -> npt.NDArray[np.float32]:
     """Logits [N, C] of all samples, in their order."""
     rows: npt.NDArray[np.float32] | None = None
@@ -109,13 +116,14 @@ def judge(
     new: tuple[OnnxRunner, Head],
     old: tuple[OnnxRunner, Head] | None,
     holdout: Held,
-    anchors: Held | None,
+    anchors: HeldAnchors | None,
     train_targets: npt.NDArray[Any],
 ) -> tuple[GateDecision, dict[str, Any]]:
     """The gate's decision, and the figures for the manifest.
 
     On the anchor set, labels that the old model did not know do not compete for the decision: a new
-    class must not count as forgetting. Both figures are reported.
+    class must not count as forgetting. Both figures are reported, and "by_session": for every earlier
+    session with anchors its number and the candidate's score on them, all labels competing.
     """
     runner, head = new
     logits = onnx_logits(runner, holdout.inputs)
@@ -123,6 +131,7 @@ def judge(
     before = anchor_old = anchor_new = None
     figures: dict[str, Any] = {"accuracy_after": score(after, holdout.targets, head)}
     figures |= {"accuracy_before": None, "retention": None}
+    figures["by_session"] = []
     figures |= {"anchor_before": None, "anchor_after": None, "anchor_after_all_labels": None}
     if old is not None:
         old_runner, old_head = old
@@ -139,6 +148,7 @@ def judge(
             figures["anchor_before"] = reached
             figures["anchor_after"] = score(anchor_new, anchors.targets, head)
             figures["anchor_after_all_labels"] = score(everything, anchors.targets, head)
+            figures["by_session"] = _by_session(everything, anchors, head)
             figures["retention"] = figures["anchor_after"] / reached if reached > 0 else None
     decision = decide(
         config,
@@ -151,3 +161,12 @@ def judge(
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p
     return decision, figures
+
+
+def _by_session(scores: list[float], anchors: HeldAnchors, head: Head) -> list[tuple[int, float]]:
+    values = np.array(scores)
+    rows = {int(number): anchors.session == number for number in np.unique(anchors.session)}
+    return [
+        (number, score(values[row].tolist(), anchors.targets[row], head))
+        for number, row in rows.items()
+    ]

@@ -15,7 +15,7 @@ from edge_pslora.data.split import split
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import DataError, UsageError, WorkspaceError
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.judging import Held
+from edge_pslora.pipeline.judging import Held, HeldAnchors
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
 from edge_pslora.training.anchor import AnchorSet, grow
 from edge_pslora.training.session import Memory, first_memory
@@ -135,7 +135,8 @@ def grown_anchors(
     return grow(anchors, new, config.budget.anchor_bytes, config.train.seed)
 
 
-def held_anchors(model: LoadedModel, anchors: AnchorSet | None) -> Held | None:
+def held_anchors(model: LoadedModel, anchors: AnchorSet | None) -> HeldAnchors | None:
     if anchors is None:
         return None
-    return Held(model.encoder.from_arrays(dict(anchors.inputs)), anchors.targets)
+    inputs = model.encoder.from_arrays(dict(anchors.inputs))
+    return HeldAnchors(inputs, anchors.targets, anchors.session)

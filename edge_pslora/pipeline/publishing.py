@@ -196,8 +196,7 @@ def _past(workspace: Workspace, generation: Generation | None) -> list[SessionFa
 
 def _facts(number: int, task: str, metrics: Mapping[str, Any]) -> SessionFacts:
     """Scores on the anchors of each session so far; session i is called as its generation was."""
-    by_session = dict(zip(metrics["tasks"], metrics["anchor_by_session"], strict=False))
-    return SessionFacts(number, task, by_session)
+    return SessionFacts(number, task, metrics.get("accuracy_by_task", {}))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -7,9 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from edge_pslora.config import AdaptConfig
@@ -18,9 +16,8 @@ from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import UsageError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
-from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
-from edge_pslora.pipeline.judging import Held, judge, onnx_logits, sample_scores, score
+from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
 from edge_pslora.pipeline.opening import (
     ModelRequest,
@@ -43,7 +40,6 @@ from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.progress import Progress, SilentProgress
-from edge_pslora.training.anchor import AnchorSet
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
@@ -164,28 +160,18 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
         known = held_anchors(model, anchors)
         decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
-        by_session = _by_session(new, model, grown)
     run.meter.check_memory("the checks")
+    tasks, by_session = _task_names(parent, run.task), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
-    metrics["anchor_by_session"] = by_session
-    metrics["tasks"] = _task_names(parent, run.task)
+    metrics["tasks"] = tasks
+    by_task = {tasks[number - 1]: value for number, value in by_session}
+    metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
     metrics["seconds"] = {
         name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()
     }
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
-
-
-def _by_session(new: tuple[Any, Any], model: LoadedModel, anchors: AnchorSet | None) -> list[float]:
-    """The candidate's score on the anchors of each session, all labels competing."""
-    held = held_anchors(model, anchors)
-    if held is None or anchors is None:
-        return []
-    runner, head = new
-    scores = np.array(sample_scores(onnx_logits(runner, held.inputs), held.targets, head))
-    rows = [anchors.session == session for session in np.unique(anchors.session)]
-    return [score(scores[row].tolist(), held.targets[row], head) for row in rows]
 
 
 def _task_names(parent: Generation | None, task: str) -> list[str]:

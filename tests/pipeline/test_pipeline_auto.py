@@ -47,7 +47,7 @@ def test_tables_with_missing_values(tmp_path):
     _check_generations(tmp_path / "w", results)
     assert results[-1].metrics["labels"] == [str(label) for label in range(7)]
     assert results[-1].metrics["tasks"] == ["0", "1", "2"]
-    assert len(results[-1].metrics["anchor_by_session"]) == 3
+    assert len(results[-1].metrics["accuracy_by_task"]) == 3
     x, y = kit.digits(range(7), part="test")
     test = kit.write_csv(tmp_path / "test.csv", x.reshape(len(x), -1), y, "")
     for number, known in ((1, 3), (2, 5), (3, 7)):
