@@ -22,7 +22,8 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.classifier import Classifier, linear_head
 from edge_pslora.training.features import run_batches
 from edge_pslora.training.head import Head
-from edge_pslora.training.session import SessionData, first_memory, run_session
+from edge_pslora.training.memory import first_memory
+from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.targets import find_targets
 
 EVAL_BATCH = 64

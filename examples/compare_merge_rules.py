@@ -25,7 +25,8 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import LoadedModel, ModelSource
 from edge_pslora.pipeline.memory_files import open_base
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.session import Memory, SessionData, first_memory, run_session
+from edge_pslora.training.memory import Memory, first_memory
+from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.targets import find_targets
 
 SESSIONS = (((0, 1, 2, 3), False), ((4, 5, 6), False), ((7, 8, 9), False), (range(10), True))

@@ -16,6 +16,7 @@ import torch
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.anchor import AnchorSet
+from edge_pslora.training.memory import BaseWeights, Memory
 from edge_pslora.training.persist import (
     Stored,
     anchors_from_arrays,
@@ -25,7 +26,6 @@ from edge_pslora.training.persist import (
     history_from_arrays,
     history_to_arrays,
 )
-from edge_pslora.training.session import BaseWeights, Memory
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.tensors import open_tensors, write_tensors

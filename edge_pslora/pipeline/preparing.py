@@ -18,7 +18,7 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.judging import Held, HeldAnchors
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
 from edge_pslora.training.anchor import AnchorSet, grow
-from edge_pslora.training.session import Memory, first_memory
+from edge_pslora.training.memory import Memory, first_memory
 from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.workspace import Workspace

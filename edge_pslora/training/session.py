@@ -18,17 +18,13 @@ import torch
 from torch import nn
 
 from edge_pslora.config import AdaptConfig
-from edge_pslora.core.analytic_head import empty_statistics
-from edge_pslora.core.history import LayerHistory, empty_layer, fold, pool_numbers
-from edge_pslora.core.merge import merge_step
+from edge_pslora.core.history import fold, pool_numbers
 from edge_pslora.core.stability import stability_target
-from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.training.classifier import Classifier, linear_head
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import (
-    VALUE_LABEL,
     CrossFit,
     Head,
     cross_fit,
@@ -39,9 +35,15 @@ from edge_pslora.training.head import (
 )
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
-from edge_pslora.training.targets import Target, as_matrix, as_weight, find_targets
-
-MERGE_TOLERANCE = 1e-3  # largest relative difference of features, merged weights against adapters
+from edge_pslora.training.memory import BaseWeights, Memory
+from edge_pslora.training.merging import (
+    kept_past,
+    merge_all,
+    prove_deltas,
+    running_sums,
+    target_weights,
+)
+from edge_pslora.training.targets import as_matrix, find_targets
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,6 @@ class SessionData:
 
     inputs: EncodedInputs
     targets: npt.NDArray[np.str_] | npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a session leaves to the next one, besides the weights that the model now has.
-
-    sessions: how many have been. running: R_t per target, [out, in]; only under merge `cumulative`,
-    which trains on from the running sum and deploys another model.
-    """
-
-    sessions: int
-    history: Mapping[str, LayerHistory]
-    head: Head
-    running: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,47 +74,6 @@ class SessionResult:
     layers: tuple[LayerReport, ...]
     merge_error: float
     seconds: dict[str, float]
-
-
-BaseWeights = Callable[[str], torch.Tensor]  # weight name -> W0 in the weight's own shape, float32
-
-
-def first_memory(
-    model: LoadedModel,
-    targets: tuple[Target, ...],
-    config: AdaptConfig,
-    session_targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
-) -> Memory:
-    """The memory before the first session: empty history, the base's own head or an empty one."""
-    regression = session_targets.dtype.kind == "f"
-    analytic = uses_analytic_head(model, config)
-    labels: tuple[str, ...] = VALUE_LABEL if regression else ()
-    weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
-    if model.base_head is not None and not analytic:
-        labels = VALUE_LABEL if regression else model.base_head.labels
-        weight, bias = model.base_head.weight.clone(), model.base_head.bias.clone()
-    head = Head(
-        "regression" if regression else "classification",
-        labels,
-        weight,
-        bias,
-        empty_statistics(model.feature_size, labels) if analytic else None,
-        float(np.std(session_targets.astype(np.float64))) or 1.0 if regression else 1.0,
-    )
-    return Memory(0, {t.name: empty_layer(*t.shape) for t in targets}, head)
-
-
-def uses_analytic_head(model: LoadedModel, config: AdaptConfig) -> bool:
-    """`auto` keeps a classifier that the base brought along, and is analytic everywhere else."""
-    kind = config.head.kind
-    if kind == "analytic" and model.base_head is not None and not model.base_head.has_bias:
-        raise UsageError(
-            "--head analytic",
-            expected="a base whose classifier has a bias",
-            found=f"{model.base_head.module_name}, which has none",
-            remedy="leave --head out",
-        )
-    return kind == "analytic" or (kind == "auto" and model.base_head is None)
 
 
 def run_session(
@@ -169,14 +116,11 @@ def run_session(
 
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
     adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
-    weights = {n: p for n, p in model.backbone.model.named_parameters() if n in _names(targets)}
-    merged_before = {
-        t.name: as_matrix(weights[t.weight_name].detach(), t)
-        - as_matrix(base_weights(t.weight_name), t)
-        for t in targets
-    }
-    if memory.running is not None:
-        _set_weights(weights, targets, base_weights, memory.running)
+    weights = target_weights(model.backbone.model, targets, base_weights)
+    past: dict[str, torch.Tensor] | None = None
+    if memory.running is not None:  # `cumulative` trains on from another model than it deploys
+        past = weights.past()
+        weights.set_to(memory.running)
     stability = {
         t.name: stability_target(
             memory.history[t.name].left,
@@ -218,18 +162,13 @@ def run_session(
         parameter.requires_grad_(False)
     clock.lap("training")
 
+    past = weights.past() if past is None else past
     deltas = {name: adapter.delta() for name, adapter in adapters.items()}
-    merge_error = _add_deltas(model.backbone, weights, targets, deltas, probe, adapter_features)
-    running = _running(config, memory, merged_before, deltas)
-    merged, kept = {}, {}
-    for t in targets:
-        source = running[t.name] if running is not None else deltas[t.name]
-        before = merged_before[t.name]
-        merged[t.name] = torch.from_numpy(
-            merge_step(config.merge, before.numpy(), source.numpy(), session)
-        ).float()
-        kept[t.name] = float((merged[t.name] == before).float().mean()) if session > 1 else 0.0
-    _set_weights(weights, targets, base_weights, merged)
+    merge_error = prove_deltas(model.backbone, weights, deltas, probe, adapter_features)
+    running = running_sums(config.merge, memory.running or past, deltas)
+    merged = merge_all(config.merge, past, running or deltas, session)
+    kept = kept_past(past, merged, session)
+    weights.set_to(merged)
     history = fold(
         memory.history,
         {n: (a.scaling * a.B.detach(), a.A.detach()) for n, a in adapters.items()},
@@ -282,10 +221,6 @@ def _natural(label: str) -> tuple[int, float, str]:
         return (1, 0.0, label)
 
 
-def _names(targets: tuple[Target, ...]) -> set[str]:
-    return {t.weight_name for t in targets}
-
-
 def _rms(weight: torch.Tensor) -> float:
     return float(weight.float().pow(2).mean().sqrt())
 
@@ -327,54 +262,3 @@ def _extra_parameters(
     for parameter in extra.values():
         parameter.requires_grad_(True)
     return extra
-
-
-def _set_weights(
-    weights: Mapping[str, nn.Parameter],
-    targets: tuple[Target, ...],
-    base_weights: BaseWeights,
-    deltas: Mapping[str, torch.Tensor],
-) -> None:
-    """W <- W0 + delta for every target."""
-    for t in targets:
-        base = base_weights(t.weight_name)
-        with torch.no_grad():
-            weights[t.weight_name].copy_(base + as_weight(deltas[t.name], t, base.shape))
-
-
-def _add_deltas(
-    backbone: Backbone,
-    weights: Mapping[str, nn.Parameter],
-    targets: tuple[Target, ...],
-    deltas: Mapping[str, torch.Tensor],
-    probe: dict[str, torch.Tensor],
-    expected: torch.Tensor,
-) -> float:
-    """W <- W + D, and proves on a probe batch that this computes what the adapters computed."""
-    for t in targets:
-        weight = weights[t.weight_name]
-        with torch.no_grad():
-            weight.add_(as_weight(deltas[t.name], t, weight.shape))
-    with torch.no_grad():
-        found = backbone(**probe)
-    error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
-    if not error <= MERGE_TOLERANCE:
-        raise EdgePsloraError(
-            "merge check",
-            expected=f"merged weights to compute what the adapters did, within {MERGE_TOLERANCE}",
-            found=f"a relative difference of {error:.2e}",
-            remedy="the old model was kept; name other layers with --target",
-        )
-    return error
-
-
-def _running(
-    config: AdaptConfig,
-    memory: Memory,
-    merged_before: Mapping[str, torch.Tensor],
-    deltas: Mapping[str, torch.Tensor],
-) -> dict[str, torch.Tensor] | None:
-    if config.merge != "cumulative":
-        return None
-    past = memory.running or merged_before
-    return {name: past[name] + delta for name, delta in deltas.items()}

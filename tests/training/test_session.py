@@ -25,11 +25,10 @@ from edge_pslora.config import (
 from edge_pslora.errors import BudgetError, EdgePsloraError, ModelError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.features import extract_features
+from edge_pslora.training.memory import Memory, first_memory
 from edge_pslora.training.session import (
-    Memory,
     SessionData,
     SessionResult,
-    first_memory,
     run_session,
 )
 from edge_pslora.training.targets import find_targets
