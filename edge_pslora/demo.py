@@ -84,7 +84,9 @@ class DemoResult:
             f"  {'average':<26}{averages}".rstrip(),
             f"  {'forgotten since learned':<26}{forgot}".rstrip(),
         ]
-        lines += ["", "  In brackets: just after learning.", ""]
+        passed = sum(bool(session["promoted"]) for session in self.sessions)
+        lines += ["", "  In brackets: just after learning."]
+        lines += [f"  {passed} of {len(self.sessions)} PS-LoRA sessions passed the gate.", ""]
         return lines + [f"  {name:<18} {path}" for name, path in self.files.items()]
 
     def _cell(self, method: str, task: int) -> str:

@@ -54,18 +54,23 @@ def open_existing(path: Path, request: ModelRequest | None, dataset: Dataset) ->
     return Opened(workspace, load_model(source, workspace.base))
 
 
+def model_needed(path: Path) -> UsageError:
+    """The error of a first session without --model."""
+    return UsageError(
+        "--model",
+        expected=f"a model, since {path} is not a workspace yet",
+        found="no --model",
+        remedy="give a Hugging Face folder, package.module:factory or auto",
+    )
+
+
 def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfig) -> Opened:
     """A new workspace. The model and the budget are tried out before anything is published.
 
     train: the first session's training samples; `auto` fits its network to them.
     """
     if request.argument is None:
-        raise UsageError(
-            "--model",
-            expected=f"a model, since {path} is not a workspace yet",
-            found="no --model",
-            remedy="give a Hugging Face folder, package.module:factory or auto",
-        )
+        raise model_needed(path)
     staged = Workspace.stage_base(path)
     source = import_base(request.argument, request.weights, train, request.options, staged)
     model = load_model(source, staged)
@@ -93,6 +98,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
         yield
     except BaseException as problem:
         if not Workspace.exists(path):
+            # what cannot be removed now, the next run removes: the first error is the one to report
             shutil.rmtree(path / layout.STAGING / layout.STAGED_BASE, ignore_errors=True)
         elif not existed and isinstance(problem, InputError | UsageError | BudgetError):
             Workspace.open(path).discard()

@@ -13,7 +13,6 @@ import torch
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
-from edge_pslora.errors import UsageError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
@@ -23,6 +22,7 @@ from edge_pslora.pipeline.opening import (
     ModelRequest,
     Opened,
     create,
+    model_needed,
     open_existing,
     removed_on_error,
 )
@@ -83,12 +83,7 @@ def adapt(
     path = Path(workspace)
     request = ModelRequest(model, weights, model_options or ModelOptions(seed=config.train.seed))
     if not Workspace.exists(path) and model is None:
-        raise UsageError(
-            "--model",
-            expected=f"a model, since {path} is not a workspace yet",
-            found="no --model",
-            remedy="give a Hugging Face folder, package.module:factory or auto",
-        )
+        raise model_needed(path)
     with stages.stage("reading"):
         dataset = read_for(Path(data), read or ReadOptions(), path)
         train, held = parts(dataset, config.train.seed)

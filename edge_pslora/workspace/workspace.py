@@ -103,7 +103,8 @@ class Workspace:
             (self.path / layout.WORKSPACE_FILE).unlink()
             (self.path / layout.CURRENT).unlink()
             for name in (layout.GENERATIONS, layout.BASE, layout.STAGING):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                if (self.path / name).exists():
+                    shutil.rmtree(self.path / name)
 
     @property
     def base(self) -> Path:
