@@ -39,7 +39,10 @@ AdaptersArgument = Annotated[
     list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT adapter folders, oldest first.")
 ]
 Base = Annotated[
-    Path, typer.Option("--base", metavar="FILE", help="Safetensors file of the base weights.")
+    Path,
+    typer.Option(
+        "--base", metavar="FILE", help="Safetensors file of the base weights, or its folder."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Safetensors file to write.")]
 Rule = Annotated[

@@ -59,3 +59,20 @@ _MERGE_ONE = {
     "cumulative": _largest_running_sum,
     "constructive": _constructive,
 }
+
+
+def literal_step(
+    rule: str, merged: npt.NDArray[Any], delta: npt.NDArray[Any], session: int
+) -> npt.NDArray[Any]:
+    """One step of the fold as METHOD.md writes it, rounded where it says so: equal to the bit."""
+    dtype = np.result_type(np.float32, *(a.dtype for a in (merged, delta) if a.dtype == np.float64))
+    older, newer = merged.astype(dtype), delta.astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if rule == "none":
+            return older + newer
+        if rule == "average":
+            return older + (newer - older) / dtype.type(session)
+        if rule == "constructive":
+            total = older + newer
+            return np.where(np.abs(total) >= np.abs(older), total, older)
+        return np.where(np.abs(newer) > np.abs(older), newer, older)

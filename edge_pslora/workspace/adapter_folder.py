@@ -1,7 +1,9 @@
 """Reading PEFT's LoRA folders without PEFT and without torch: header checks first, arrays later.
 
 Keys: base_model.model.<path>.lora_A.weight [r, in], .lora_B.weight [out, r] (convolutions: 4-D A,
-B of kernel 1), base_model.model.<path>.lora_embedding_A [r, num], .lora_embedding_B [dim, r].
+B of kernel 1), base_model.model.<path>.lora_embedding_A [r, num], .lora_embedding_B [dim, r]. A
+packed attention carries two pairs: <path>.lora_* for in_proj_weight and
+<path>.base_layer.out_proj.lora_* for its output projection.
 Whatever would change the result and is not understood is an AdapterError, never a warning.
 """
 
@@ -14,17 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edge_pslora.errors import AdapterError
 from edge_pslora.workspace import strict_json
 from edge_pslora.workspace.tensor_header import Header
-from edge_pslora.workspace.tensors import TensorFile, read_header
+from edge_pslora.workspace.tensors import read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+OUT_PROJ = ".base_layer.out_proj"  # of a packed attention, as PEFT stores it
 
 _LORA_KEY = re.compile(r"(.+)\.(?:lora_([AB])\.weight|lora_embedding_([AB]))")
 # fields that do not change what a finished adapter computes, or that are handled below
@@ -68,15 +68,25 @@ _SLOW_PATTERN = re.compile(r"\)[*+?{]|(?:[*+?{].*){3}")
 
 @dataclass(frozen=True)
 class LoraModule:
-    """One adapted module. path: its name in the model; scaling: alpha / r (rsLoRA: / sqrt r)."""
+    """One adapted module.
+
+    path: its name, as stored; tensor: the weight it adapts; scaling: alpha / r (rsLoRA: / sqrt r);
+    packed: half of a packed attention, of which PEFT always stores both.
+    """
 
     path: str
+    tensor: str
     a_key: str
     b_key: str
     rank: int
     scaling: float
     embedding: bool
     fan_in_fan_out: bool
+    packed: bool = False
+
+    def transposes(self, dimensions: int) -> bool:
+        """Whether the update of a weight with so many dimensions is (B A)^T."""
+        return self.embedding or (self.fan_in_fan_out and dimensions == 2)
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,10 @@ def read_adapter(folder: Path) -> Adapter:
             others[_check_other(name, config, where)] = key
     if not factors:
         raise _bad(where, "LoRA factors", "none", "give the folder of a trained LoRA adapter")
+    attentions = {path.removesuffix(OUT_PROJ) for path in factors if path.endswith(OUT_PROJ)}
     modules = tuple(
-        _module(path, keys, header, config, where) for path, keys in sorted(factors.items())
+        _module(path, keys, attentions, header, config, where)
+        for path, keys in sorted(factors.items())
     )
     return Adapter(folder, header, modules, others)
 
@@ -132,8 +144,12 @@ def check_fits(adapter: Adapter, module: LoraModule, shape: tuple[int, ...]) -> 
     """The update of `module` has the `shape` of the base weight, or an AdapterError."""
     a_shape = adapter.header.specs[module.a_key].shape
     outputs = adapter.header.specs[module.b_key].shape[0]
-    transposed = module.embedding or (module.fan_in_fan_out and len(shape) == 2)
-    natural = (*a_shape[1:], outputs) if transposed else (outputs, *a_shape[1:])
+    grouped = len(shape) == len(a_shape) > 2 and 0 < shape[1] < a_shape[1]
+    if grouped and (outputs, *a_shape[2:]) == (shape[0], *shape[2:]):
+        raise _grouped(f"{adapter.weights}, {module.path}", a_shape[1] // shape[1])
+    natural = (outputs, *a_shape[1:])
+    if module.transposes(len(shape)):
+        natural = (*a_shape[1:], outputs)
     if natural != shape:
         raise _bad(
             f"{adapter.weights}, {module.path}",
@@ -143,27 +159,13 @@ def check_fits(adapter: Adapter, module: LoraModule, shape: tuple[int, ...]) -> 
         )
 
 
-def delta_of(
-    file: TensorFile, module: LoraModule, shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    """scaling * B A as float32 in the shape of the base weight (which fits: see check_fits).
-
-    Raises:
-        AdapterError: factors that are not finite.
-    """
-    a_factor = file.read(module.a_key, finite=True).astype(np.float32)
-    b_factor = file.read(module.b_key, finite=True).astype(np.float32)
-    a_flat = a_factor.reshape(module.rank, -1)  # [r, in]; convolutions: [r, I * kh * kw]
-    b_flat = b_factor.reshape(-1, module.rank)  # [out, r]
-    with np.errstate(over="ignore", invalid="ignore"):  # the merge refuses what is not finite
-        product = b_flat @ a_flat
-        product *= np.float32(module.scaling)
-    transposed = module.embedding or (module.fan_in_fan_out and len(shape) == 2)
-    return (product.T if transposed else product).reshape(shape)
-
-
 def _module(
-    path: str, keys: dict[str, str], header: Header, config: Mapping[str, Any], where: str
+    path: str,
+    keys: dict[str, str],
+    attentions: set[str],
+    header: Header,
+    config: Mapping[str, Any],
+    where: str,
 ) -> LoraModule:
     embedding = keys.keys() == {"embedding_A", "embedding_B"}
     if not embedding and keys.keys() != {"A", "B"}:
@@ -174,8 +176,11 @@ def _module(
         keys["embedding_B" if embedding else "B"],
     )
     a_shape, b_shape = header.specs[a_key].shape, header.specs[b_key].shape
-    rank = _pattern_value(path, config.get("rank_pattern"), config["r"], where)
-    alpha = _pattern_value(path, config.get("alpha_pattern"), config["lora_alpha"], where)
+    owner = path.removesuffix(OUT_PROJ)  # PEFT's patterns see an attention as one module
+    rank = _pattern_value(owner, config.get("rank_pattern"), config["r"], where)
+    alpha = _pattern_value(owner, config.get("alpha_pattern"), config["lora_alpha"], where)
+    if len(b_shape) > 2 and len(b_shape) == len(a_shape) and 0 < b_shape[1] < a_shape[0] == rank:
+        raise _grouped(f"{where}, {path}", a_shape[0] // b_shape[1])
     if (
         rank != int(rank)
         or len(a_shape) < 2
@@ -191,8 +196,22 @@ def _module(
             f"restore the {CONFIG} that belongs to these weights",
         )
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    fan = bool(config.get("fan_in_fan_out"))
-    return LoraModule(path, a_key, b_key, int(rank), scaling, embedding, fan)
+    packed = owner in attentions
+    if path != owner:
+        tensor = f"{owner}.out_proj.weight"
+    else:
+        tensor = f"{path}.in_proj_weight" if packed else f"{path}.weight"
+    fan = bool(config.get("fan_in_fan_out")) and not packed
+    return LoraModule(path, tensor, a_key, b_key, int(rank), scaling, embedding, fan, packed)
+
+
+def _grouped(where: str, groups: int) -> AdapterError:
+    return _bad(
+        where,
+        "a convolution without groups",
+        f"one with {groups}: the adapter's update crosses them, the base weight cannot",
+        "leave this layer out of target_modules and train again",
+    )
 
 
 def _pattern_value(path: str, patterns: Any, default: float, where: str) -> float:

@@ -6,7 +6,7 @@ An encoder saved alone names `layer.0.q.weight` what the classifier around it na
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from edge_pslora.errors import AdapterError
 from edge_pslora.workspace.adapter_folder import Adapter
@@ -14,25 +14,24 @@ from edge_pslora.workspace.tensor_header import Header
 
 
 def rename_between(adapter: Adapter, base: Header, base_name: str) -> Callable[[str], str]:
-    """A function from a name in the adapter (of a module or a tensor) to the name in the base.
+    """A function from a name in the adapter of a tensor to the name in the base.
 
     Raises:
         AdapterError: some module has no tensor in the base, or two prefixes would do.
     """
-    paths = [module.path for module in adapter.modules]
-    weights = {name.removesuffix(".weight") for name in base.specs if name.endswith(".weight")}
+    names = [module.tensor for module in adapter.modules]
     fits = [
         (removed, added)
-        for removed, added in _candidates(paths[0], weights)
-        if all(_apply(path, removed, added) in weights for path in paths)
+        for removed, added in _candidates(names[0], base.specs)
+        if all(_apply(name, removed, added) in base.specs for name in names)
     ]
     if len(fits) > 1 and ("", "") in fits:
         fits = [("", "")]  # the names as they are go before any guess
     if len(fits) != 1:
-        missing = next((path for path in paths if path not in weights), paths[0])
+        missing = next((name for name in names if name not in base.specs), names[0])
         raise AdapterError(
             f"{adapter.weights}, {missing}",
-            expected=f"{missing}.weight in {base_name}",
+            expected=f"{missing} in {base_name}",
             found="no such tensor, with no prefix either" if not fits else "several that could be",
             remedy="use the base model that the adapter was trained on",
         )
@@ -41,17 +40,17 @@ def rename_between(adapter: Adapter, base: Header, base_name: str) -> Callable[[
     def rename(name: str) -> str:
         renamed = _apply(name, removed, added)
         # a head stands beside the prefixed encoder: then its own name is right
-        return renamed if renamed in weights or renamed in base.specs else name
+        return renamed if renamed in base.specs else name
 
     return rename
 
 
-def _candidates(path: str, weights: set[str]) -> list[tuple[str, str]]:
-    """(prefix to remove, prefix to add) under which `path` is one of `weights`."""
-    found = [("", name.removesuffix(path)) for name in weights if f".{name}".endswith(f".{path}")]
-    parts = path.split(".")
+def _candidates(name: str, known: Collection[str]) -> list[tuple[str, str]]:
+    """(prefix to remove, prefix to add) under which `name` is one of `known`."""
+    found = [("", other.removesuffix(name)) for other in known if f".{other}".endswith(f".{name}")]
+    parts = name.split(".")
     for count in range(1, len(parts)):
-        if ".".join(parts[count:]) in weights:
+        if ".".join(parts[count:]) in known:
             found.append((".".join(parts[:count]) + ".", ""))
     return sorted(found)
 

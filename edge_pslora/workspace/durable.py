@@ -12,23 +12,60 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
-from edge_pslora.workspace.reading import open_regular
-
-Write = Callable[[bytes | memoryview], None]
+from edge_pslora.workspace.reading import open_regular, read_into
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_COPY_CHUNK = 1 << 24
+# the kernel does not know copy_file_range, cannot between these two files, or may not
+_NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
+_COPY_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Append:
+    """Appends to a file in the making: append(data), append.copy(...)."""
+
+    descriptor: int
+
+    def __call__(self, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        while len(view):
+            view = view[os.write(self.descriptor, view[: 1 << 30]) :]
+
+    def copy(
+        self,
+        source: int,
+        offset: int,
+        length: int,
+        path: Path,
+        *,
+        error: type[InputError] = WorkspaceError,
+    ) -> None:
+        """`length` bytes of the open file `source` from `offset` on, by the kernel where it can.
+
+        Where the file system can share blocks nothing is copied at all. path: the source's name.
+
+        Raises:
+            error: the source ends earlier or cannot be read.
+        """
+        done = _copy_in_kernel(source, offset, self.descriptor, length)
+        buffer = memoryview(bytearray(min(_COPY_CHUNK, length - done)))
+        while done < length:
+            part = buffer[: length - done]
+            read_into(source, offset + done, part, path, error=error)
+            self(part)
+            done += len(part)
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Write]:
-    """Write a file that appears at `path` whole or not at all; yields the function that appends.
+def new_file(path: Path) -> Iterator[Append]:
+    """Write a file that appears at `path` whole or not at all; yields what appends to it.
 
     On any error the temporary file is removed and what was at `path` stays as it was.
     """
@@ -38,7 +75,7 @@ def new_file(path: Path) -> Iterator[Write]:
         descriptor = os.open(temporary, flags, 0o644)
         try:
             try:
-                yield lambda data: _write_all(descriptor, data)
+                yield Append(descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -58,17 +95,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def copy_file(source: Path, destination: Path, *, error: type[InputError] = WorkspaceError) -> None:
     """Durable copy of a regular file, in bounded memory."""
-    with open_regular(source, error=error) as (descriptor, size), new_file(destination) as write:
-        for offset in range(0, size, _COPY_CHUNK):
-            chunk = os.pread(descriptor, min(_COPY_CHUNK, size - offset), offset)
-            if len(chunk) != min(_COPY_CHUNK, size - offset):
-                raise error(
-                    str(source),
-                    expected=f"{size} bytes",
-                    found="fewer: the file shrank while it was copied",
-                    remedy="copy it again",
-                )
-            write(chunk)
+    with open_regular(source, error=error) as (descriptor, size), new_file(destination) as append:
+        append.copy(descriptor, 0, size, source, error=error)
 
 
 def make_folder(folder: Path) -> None:
@@ -195,10 +223,21 @@ def storage_errors(folder: Path, name: str) -> Iterator[None]:
         ) from problem
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
-    while len(view):
-        view = view[os.write(descriptor, view[: 1 << 30]) :]
+def _copy_in_kernel(source: int, offset: int, target: int, length: int) -> int:
+    """How many bytes the kernel copied; fewer than `length` if the source ends or it cannot."""
+    copy = getattr(os, "copy_file_range", None)  # Linux only
+    done = 0
+    while copy is not None and done < length:
+        try:
+            count = copy(source, target, min(length - done, 1 << 30), offset_src=offset + done)
+        except OSError as problem:
+            if problem.errno not in _NO_COPY:
+                raise
+            break
+        if count == 0:
+            break
+        done += count
+    return done
 
 
 def _fsync_path(path: Path, flags: int) -> None:

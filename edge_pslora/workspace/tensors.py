@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_pslora.core.float_bits import bits_of, has_bits, is_finite
 from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
 from edge_pslora.workspace.durable import new_file
 from edge_pslora.workspace.reading import open_regular, read_exactly, read_into
@@ -57,14 +58,24 @@ class TensorFile:
                 found=f"{len(self.header.specs)} others",
                 remedy="use the file that belongs to this model",
             )
-        raw = np.empty(spec.bytes, dtype=np.uint8)
-        read_into(self.descriptor, self.header.offsets[name], raw.data, self.path, error=self.error)
-        if spec.dtype == "BOOL" and raw.size and int(raw.max()) > 1:
-            raise self._damaged(name, "0 or 1 in each byte", "other values")
-        values = raw.view(DTYPES[spec.dtype]).reshape(spec.shape)
-        if finite and spec.dtype in FLOATS and not np.isfinite(values).all():
-            raise self._damaged(name, "finite values", "NaN or infinity")
+        values = np.empty(spec.shape, dtype=DTYPES[spec.dtype])
+        self.read_part(name, 0, values.reshape(-1), finite=finite)
         return values
+
+    def read_part(self, name: str, first: int, out: Array, *, finite: bool = False) -> None:
+        """Fill `out`, flat, contiguous and of the tensor's dtype, from its entry `first` on.
+
+        Raises:
+            error: the file ends early, or (finite=True) NaN or infinity inside.
+        """
+        raw = out.view(np.uint8)
+        offset = self.header.offsets[name] + first * out.itemsize
+        read_into(self.descriptor, offset, raw.data, self.path, error=self.error)
+        dtype = self.header.specs[name].dtype
+        if dtype == "BOOL" and raw.size and int(raw.max()) > 1:
+            raise self._damaged(name, "0 or 1 in each byte", "other values")
+        if finite and dtype in FLOATS and not all_finite(out):
+            raise self._damaged(name, "finite values", "NaN or infinity")
 
     def _damaged(self, name: str, expected: str, found: str) -> InputError:
         return self.error(
@@ -187,7 +198,7 @@ def write_tensors_streaming(
                     found=f"{array.dtype} {array.shape}",
                     remedy="this is a defect: report it",
                 )
-            if finite and specs[name].dtype in FLOATS and not np.isfinite(array).all():
+            if finite and specs[name].dtype in FLOATS and not all_finite(array):
                 raise EdgePsloraError(
                     f"{path}, {name}",
                     expected="finite values",
@@ -201,6 +212,13 @@ def write_tensors_streaming(
 def spec_of(array: Array) -> TensorSpec:
     """dtype and shape of an array as a file states them."""
     return TensorSpec(dtype_code(array.dtype), tuple(array.shape))
+
+
+def all_finite(values: Array) -> bool:
+    """Whether no entry of a float array is NaN or infinite; fast where its patterns are ordered."""
+    if has_bits(values.dtype) and values.flags.c_contiguous:
+        return is_finite(values.reshape(-1), bits_of(values.dtype))
+    return bool(np.isfinite(values).all())
 
 
 def _not_safetensors(where: str, error: type[InputError], found: str) -> InputError:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_pslora.config import MERGE_RULES, MergeRule
-from edge_pslora.core.merge import merge_step
+from edge_pslora.core import merge as module
+from edge_pslora.core.merge import merge_into, merge_step
 from edge_pslora.errors import EdgePsloraError, UsageError
-from tests.reference_merge import merge_all
+from tests.reference_merge import literal_step, merge_all
 
 # multiples of 1/4 in a small range: sums are exact in float32 and ties are frequent
 _exact = st.integers(-8, 8).map(lambda k: k / 4)
@@ -22,6 +23,13 @@ _stacks = hnp.array_shapes(min_dims=2, max_dims=4, max_side=4).flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=_exact)
 )
 _rules = st.sampled_from(MERGE_RULES)
+_WORDS = {np.float32: np.uint32, np.float64: np.uint64}
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> None:
+    assert one.dtype == other.dtype
+    word = _WORDS[one.dtype.type]
+    np.testing.assert_array_equal(one.view(word), other.view(word))
 
 
 def fold(rule: MergeRule, deltas: np.ndarray) -> np.ndarray:
@@ -123,3 +131,88 @@ def test_shape_rule_and_session_are_checked():
         merge_step("none", zeros, zeros, 0)
     with pytest.raises(UsageError, match="max_magnitude"):
         merge_step("mean", zeros, zeros, 1)  # type: ignore[arg-type]
+
+
+@st.composite
+def hard_pairs(draw):
+    """Two arrays of one shape, any finite patterns, with ties, doubles and neighbours planted."""
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    width = np.dtype(dtype).itemsize * 8
+    values = st.floats(allow_nan=False, allow_infinity=False, width=width)
+    older = draw(hnp.arrays(dtype, st.integers(1, 40), elements=values))
+    newer = draw(hnp.arrays(dtype, older.shape, elements=values))
+    kinds = draw(hnp.arrays(np.int8, older.shape, elements=st.integers(0, 9)))
+    with np.errstate(over="ignore"):
+        planted = [-older, older, -2 * older, 2 * older, -older / 2, 0 * older, -0.0 * older]
+        planted += [np.nextafter(-2 * older, 0), np.nextafter(-older, 0)]
+    for kind, plant in enumerate(planted, start=1):
+        newer = np.where((kinds == kind) & np.isfinite(plant), plant, newer).astype(dtype)
+    return older, newer
+
+
+@given(
+    rule=_rules, pair=hard_pairs(), session=st.integers(1, 5), cache=st.sampled_from([64, 1 << 16])
+)
+def test_every_bit_is_that_of_the_literal_definition(rule, pair, session, cache):
+    older, newer = pair
+    expected = literal_step(rule, older, newer, session)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CACHE_BYTES", cache)  # blocks of a few entries, with a remainder
+        if not np.isfinite(expected).all():
+            with pytest.raises(EdgePsloraError, match="sum of updates"):
+                merge_step(rule, older, newer, session)
+            return
+        same_bits(merge_step(rule, older, newer, session), expected)
+        in_place = older.copy()
+        merge_into(in_place, rule, in_place, newer, session)
+        same_bits(in_place, expected)
+
+
+@pytest.mark.parametrize("rule", MERGE_RULES)
+def test_every_pair_of_special_values_is_as_defined(rule):
+    tiny, huge = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
+    ones = np.float32([0, 1, 2, 3, np.nextafter(np.float32(1), np.float32(2)), huge, huge / 2])
+    small = np.float32([tiny, 2 * tiny, 3 * tiny, np.finfo(np.float32).tiny])
+    values = np.concatenate([ones, small])
+    values = np.concatenate([values, -values])  # with -0.0
+    older, newer = (grid.ravel() for grid in np.meshgrid(values, values))
+    expected = literal_step(rule, older, newer, 3)
+    kept = np.isfinite(expected)
+    same_bits(merge_step(rule, older[kept], newer[kept], 3), expected[kept])
+
+
+@pytest.mark.parametrize("rule", MERGE_RULES)
+def test_many_blocks_and_any_strides(rule):
+    rng = np.random.default_rng(3)
+    size = 3 * module._CACHE_BYTES // 4 // 3 + 17  # more than two blocks, not a whole number
+    older, newer = rng.normal(size=(2, size)).astype(np.float32)
+    same_bits(merge_step(rule, older, newer, 2), literal_step(rule, older, newer, 2))
+    grid = older[: 60 * 70].reshape(60, 70)
+    cut, turned = grid[::2, 3:], newer[: 67 * 30].reshape(67, 30).T
+    same_bits(merge_step(rule, cut, turned, 2), literal_step(rule, cut, turned, 2))
+    assert merge_step(rule, older[:0], newer[:0], 1).shape == (0,)
+    assert merge_step(rule, older[0].reshape(()), newer[0].reshape(()), 1).shape == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rule", MERGE_RULES)
+def test_halves_are_merged_as_their_float32_values(rule, dtype):
+    older, newer = np.random.default_rng(4).normal(size=(2, 500)).astype(dtype)
+    same_bits(merge_step(rule, older, newer, 2), literal_step(rule, older, newer, 2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rule", MERGE_RULES)
+@pytest.mark.parametrize("other", [0.0, -1.0, 3e38, np.inf])
+def test_no_rule_swallows_what_is_not_finite_in_place_either(rule, bad, other):
+    for older, newer in ((bad, other), (other, bad)):
+        merged = np.full(5, older, np.float32)
+        with pytest.raises(EdgePsloraError, match="5 of 5 not finite"):
+            merge_into(merged, rule, merged, np.full(5, newer, np.float32), 2)
+
+
+def test_output_must_fit():
+    zeros = np.zeros((4, 3), np.float32)
+    for out in (np.zeros((3, 4), np.float32), np.zeros((4, 3)), np.zeros((3, 4), np.float32).T):
+        with pytest.raises(EdgePsloraError, match="a contiguous float32 array of shape"):
+            merge_into(out, "none", zeros, zeros, 1)

@@ -16,67 +16,7 @@ from edge_pslora.core.merge import merge_step
 from edge_pslora.errors import AdapterError, EdgePsloraError, ModelError, UsageError
 from edge_pslora.merge_files import merge
 from edge_pslora.workspace.tensors import open_tensors, read_tensors, write_tensors
-
-BASE_SHAPES = {
-    "encoder.q.weight": (6, 4),
-    "encoder.q.bias": (6,),
-    "encoder.conv.weight": (3, 2, 3, 3),
-    "encoder.emb.weight": (7, 4),
-    "encoder.norm.weight": (4,),
-    "classifier.weight": (2, 6),
-}
-
-
-def make_base(path: Path, dtype=np.float32, rename=lambda name: name, seed=0) -> dict:
-    rng = np.random.default_rng(seed)
-    tensors = {
-        rename(name): rng.normal(size=shape).astype(dtype) for name, shape in BASE_SHAPES.items()
-    }
-    tensors["steps"] = np.int64(7).reshape(())
-    write_tensors(path, tensors, {"format": "pt"})
-    return tensors
-
-
-def factors(seed: int, rank: int = 2, scale: float = 0.3) -> dict:
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape):
-        return (scale * rng.normal(size=shape)).astype(np.float32)
-
-    return {
-        "encoder.q.lora_A.weight": draw(rank, 4),
-        "encoder.q.lora_B.weight": draw(6, rank),
-        "encoder.conv.lora_A.weight": draw(rank, 2, 3, 3),
-        "encoder.conv.lora_B.weight": draw(3, rank, 1, 1),
-        "encoder.emb.lora_embedding_A": draw(rank, 7),
-        "encoder.emb.lora_embedding_B": draw(4, rank),
-    }
-
-
-def make_adapter(folder: Path, tensors: dict, **config) -> Path:
-    folder.mkdir()
-    write_tensors(
-        folder / "adapter_model.safetensors",
-        {f"base_model.model.{name}": value for name, value in tensors.items()},
-    )
-    content = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q"], **config}
-    (folder / "adapter_config.json").write_text(json.dumps(content))
-    return folder
-
-
-def literal_deltas(tensors: dict, scaling: float) -> dict:
-    q = scaling * tensors["encoder.q.lora_B.weight"] @ tensors["encoder.q.lora_A.weight"]
-    conv = scaling * np.einsum(
-        "orxy,rihw->oihw",
-        tensors["encoder.conv.lora_B.weight"],
-        tensors["encoder.conv.lora_A.weight"],
-    )
-    a, b = tensors["encoder.emb.lora_embedding_A"], tensors["encoder.emb.lora_embedding_B"]
-    return {
-        "encoder.q.weight": q,
-        "encoder.conv.weight": conv,
-        "encoder.emb.weight": scaling * (b @ a).T,
-    }
+from tests.workspace.merge_kit import factors, literal_deltas, make_adapter, make_base
 
 
 def left_in(folder: Path) -> set[str]:
@@ -192,6 +132,24 @@ def test_saved_modules_replace_and_new_heads_are_added(tmp_path):
     np.testing.assert_array_equal(read_tensors(tmp_path / "out.safetensors")["score.weight"], 1)
 
 
+def test_two_adapters_that_add_one_name_must_agree(tmp_path):
+    make_base(tmp_path / "base.safetensors")
+    folders = []
+    for number, more in enumerate(
+        (
+            {"score.weight": np.ones((5, 6), np.float32)},
+            {"score.weight": np.ones((7, 6), np.float32)},
+            {"score.base_layer.weight": np.ones((5, 6), np.float32)},
+        )
+    ):
+        tensors = factors(number) | more
+        folders.append(make_adapter(tmp_path / f"a{number}", tensors, modules_to_save=["score"]))
+    for second, message in ((1, r"shape \(5, 6\), as in the base"), (2, "a base with score")):
+        pair = [folders[0], folders[second]]
+        with pytest.raises(AdapterError, match=message):
+            merge(pair, tmp_path / "base.safetensors", tmp_path / "out.safetensors")
+
+
 def test_trained_biases_replace_and_copies_must_match(tmp_path):
     base = make_base(tmp_path / "base.safetensors")
     extra = {
@@ -251,6 +209,16 @@ BAD_ADAPTERS = {
         factors(1) | {"classifier.weight": np.ones((3, 6), np.float32)},
         {"modules_to_save": ["classifier"]},
         r"shape \(2, 6\)",
+    ),
+    "saved dtype": (
+        factors(1) | {"classifier.weight": np.ones((2, 6), np.int8)},
+        {"modules_to_save": ["classifier"]},
+        r"F32 of shape \(2, 6\), as in the base; found I8",
+    ),
+    "copy of nothing": (
+        factors(1) | {"gone.base_layer.weight": np.ones((2, 2), np.float32)},
+        {},
+        r"a base with gone\.weight; found none",
     ),
     "saved and adapted": (
         factors(1) | {"encoder.q.weight": np.ones((6, 4), np.float32)},
@@ -335,23 +303,3 @@ def test_order_does_not_matter_to_symmetric_rules(tmp_path_factory, order, rule)
     one, other = read_tensors(folder / "x"), read_tensors(folder / "y")
     for name in one:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
-
-
-def test_peak_memory_is_a_few_times_the_largest_tensor(tmp_path):
-    import tracemalloc
-
-    names = [f"layer.{i}" for i in range(24)]
-    size = 256 * 256 * 4
-    rng = np.random.default_rng(0)
-    write_tensors(
-        tmp_path / "base.safetensors",
-        {f"{name}.weight": rng.normal(size=(256, 256)).astype(np.float32) for name in names},
-    )
-    tensors = {f"{name}.lora_A.weight": np.ones((2, 256), np.float32) for name in names}
-    tensors |= {f"{name}.lora_B.weight": np.ones((256, 2), np.float32) for name in names}
-    folders = [make_adapter(tmp_path / f"a{i}", tensors) for i in range(3)]
-    tracemalloc.start()
-    merge(folders, tmp_path / "base.safetensors", tmp_path / "out.safetensors")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 10 * size  # of 24 tensors, and 72 updates of the same size

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from edge_pslora.errors import AdapterError, EdgePsloraError, WorkspaceError
 from edge_pslora.workspace.tensor_header import DTYPES, MAX_HEADER, TensorSpec
 from edge_pslora.workspace.tensors import (
+    all_finite,
     check_expected,
     open_tensors,
     read_header,
@@ -259,3 +260,36 @@ def test_expected_names_and_shapes(tmp_path):
     ]:
         with pytest.raises(WorkspaceError, match=message):
             check_expected(header, expected, "f")
+
+
+@pytest.mark.parametrize("code", DTYPES)
+def test_parts_are_slices_of_the_whole(tmp_path, code):
+    values = (np.arange(24).reshape(2, 3, 4) % 2).astype(DTYPES[code])
+    write_tensors(tmp_path / "f", {"a": np.ones(3, np.float64), "x": values})
+    with open_tensors(tmp_path / "f") as file:
+        for first, count in ((0, 24), (0, 1), (5, 9), (23, 1), (24, 0)):
+            part = np.empty(count, DTYPES[code])
+            file.read_part("x", first, part, finite=True)
+            assert part.tobytes() == values.reshape(-1)[first : first + count].tobytes()
+
+
+def test_parts_are_checked_like_wholes(tmp_path):
+    write_tensors(tmp_path / "f", {"x": np.float32([1, 2, np.nan, 4])})
+    with open_tensors(tmp_path / "f") as file:
+        file.read_part("x", 0, np.empty(2, np.float32), finite=True)
+        with pytest.raises(WorkspaceError, match="f, x: expected finite values"):
+            file.read_part("x", 1, np.empty(2, np.float32), finite=True)
+        os.truncate(tmp_path / "f", 70)
+        with pytest.raises(WorkspaceError, match="changed while read"):
+            file.read_part("x", 0, np.empty(4, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.float8_e5m2, ">f4"])
+def test_finite_arrays_of_any_layout(dtype):
+    values = np.arange(12).reshape(3, 4).astype(dtype)
+    for view in (values, values.T, values[:, ::2], values[0, 0].reshape(()), values[:0]):
+        assert all_finite(view)
+    values[1, 2] = np.inf
+    assert not all_finite(values)
+    assert not all_finite(values.T)
+    assert all_finite(values[:, :2])
