@@ -16,6 +16,9 @@ from edge_pslora.units import format_size
 Verify = Annotated[
     bool, typer.Option("--verify", help="Also check the sha256 of every file (reads them all).")
 ]
+Layers = Annotated[
+    bool, typer.Option("--layers", help="Also show the certificate of each layer's history.")
+]
 CompareTorch = Annotated[
     bool, typer.Option("--compare-torch", help="Also run torch, and compare it with the ONNX file.")
 ]
@@ -76,6 +79,7 @@ def _describe_evaluation(facts: dict[str, Any]) -> list[str]:
 def status(
     workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
     verify: Verify = False,
+    layers: Layers = False,
     as_json: o.AsJson = False,
     debug: o.Debug = False,
 ) -> None:
@@ -83,7 +87,10 @@ def status(
     from edge_pslora.workspace.workspace import Workspace
 
     facts = Workspace.open(workspace).status(verify=verify)
-    print_result(facts, _describe_status(facts), as_json=as_json)
+    lines = _describe_status(facts)
+    if layers:
+        lines += _describe_layers(facts["certificate"].get("layers", []))
+    print_result(facts, lines, as_json=as_json)
     if facts["damage"]:
         raise typer.Exit(WorkspaceError.exit_code)
 
@@ -100,7 +107,7 @@ def _describe_status(facts: dict[str, Any]) -> list[str]:
     if isinstance(metrics.get("retention"), float):
         rows.append(("retention", f"{fraction(metrics['retention'])} of what was known"))
     rows += [
-        ("history", format_size(facts["history_bytes"])),
+        ("history", _describe_history(facts)),
         ("disk", format_size(facts["disk_bytes"])),
     ]
     lines = [facts["workspace"], *columns(rows)]
@@ -111,6 +118,32 @@ def _describe_status(facts: dict[str, Any]) -> list[str]:
         lines += ["", *table((*header, "files") if checked else header, cells, left=3)]
     lines += [f"warning: {line}" for line in facts["warnings"]]
     return lines + [f"damaged: {line}" for line in facts["damage"]]
+
+
+def _describe_history(facts: dict[str, Any]) -> str:
+    size = format_size(facts["history_bytes"])
+    entries, weight = (
+        facts["certificate"].get(name) for name in ("proven_signs", "sign_agreement")
+    )
+    if not isinstance(entries, float) or not isinstance(weight, float):
+        return size
+    return f"{size}, signs proven: {fraction(entries)} of all entries, {fraction(weight)} by weight"
+
+
+def _describe_layers(layers: list[dict[str, Any]]) -> list[str]:
+    """The certificate of every layer's history."""
+    cells = [
+        (
+            str(layer["name"]),
+            str(layer["history_rank"]),
+            "-" if layer["eps"] is None else f"{layer['eps']:.1e}",
+            fraction(layer["proven_signs"]),
+            fraction(layer["sign_agreement"]),
+        )
+        for layer in layers
+    ]
+    header = ("layer", "rank", "error at most", "signs proven", "by weight")
+    return ["", *table(header, cells)] if cells else ["", "no history yet"]
 
 
 def _generation_row(row: dict[str, Any], checked: bool) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class LayerFacts:
     refused_share: entries of the update that the merge did not take.
     certificate: eps, the proven bound on the error of the remembered history.
     proven_share: entries whose remembered sign is proven, |S~| > eps.
+    proven_weight: at least this share of the sum of |S| has the remembered sign.
     sign_agreement: entries of the update whose sign is that of the history.
     """
 
@@ -53,6 +54,7 @@ class LayerFacts:
     refused_share: float | None = None
     certificate: float | None = None
     proven_share: float | None = None
+    proven_weight: float | None = None
     sign_agreement: float | None = None
 
 

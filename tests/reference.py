@@ -24,14 +24,19 @@ def stability_loss(
     reading: str,
     direction: bool = True,
     magnitude: bool = True,
+    T: Tensor | None = None,
 ) -> Tensor:
-    """L_s of one layer, Eq. 4 in both readings; a = temperature / rms(S)."""
+    """L_s of one layer, Eq. 4 in both readings; a = temperature / rms(S).
+
+    T: what is taken for tanh(a S); for coded and sampled histories.
+    """
     D = delta(A, B, scaling)
     rms = S.pow(2).mean().sqrt()
     c = torch.ones_like(D)
     if direction and float(rms) > 0:
         a = temperature / rms
-        c = 1 - torch.tanh(a * S) * torch.tanh(a * D)
+        T = torch.tanh(a * S) if T is None else T
+        c = 1 - T * torch.tanh(a * D)
     if not magnitude:
         return c.mean()
     if reading == "elementwise":
@@ -44,6 +49,13 @@ def best_rank(S: Tensor, rank: int) -> Tensor:
     """The best rank-k approximation of a dense matrix (Eckart-Young)."""
     U, sigma, Vh = torch.linalg.svd(S, full_matrices=False)
     return U[:, :rank] @ torch.diag(sigma[:rank]) @ Vh[:rank]
+
+
+def sign_agreement(approximation: Tensor, S: Tensor) -> float:
+    """Share of sum |S| that lies where the approximation has the sign of S; 1 for S = 0."""
+    weight = S.abs()
+    right = weight[approximation.sign() == S.sign()].sum()
+    return float(right / weight.sum()) if float(weight.sum()) > 0 else 1.0
 
 
 def ridge_head(features: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ def full(text: str) -> ReportContext:
             SessionFacts(1, text, {text: 0.9}),
             SessionFacts(2, "two", {text: 0.88, "two": 0.7}),
         ],
-        layers=[LayerFacts(text, 8, 0.02, 0.3, 1e-4, 0.9, 0.6), LayerFacts("fresh", 8, 0.01)],
+        layers=[LayerFacts(text, 8, 0.02, 0.3, 1e-4, 0.9, 0.95, 0.6), LayerFacts("fresh", 8, 0.01)],
         losses=[LossPoint(i, 1.0 / (1 + i), 0.01 * i) for i in range(20)],
         stages=[(text, 1.5), ("train", 70.0)],
         files=[FileFacts(text, 1234, "ab" * 32)],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_pslora.config import AdaptConfig
-from edge_pslora.core.history import proven_signs
+from edge_pslora.core.certificate import certify_signs
 from edge_pslora.data.types import Dataset
 from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
 from edge_pslora.exporters.model_card import ModelCard, write_card
@@ -118,7 +118,7 @@ def session_metrics(
     """What the manifest and `--json` say of the session; JSON values only."""
     result = candidate.result
     head = result.memory.head
-    signs = {name: proven_signs(layer) for name, layer in result.memory.history.items()}
+    signs = {name: certify_signs(layer) for name, layer in result.memory.history.items()}
     regression = head.task_type == "regression"
     return {
         "task": candidate.task,
@@ -138,14 +138,19 @@ def session_metrics(
         "onnx_agreement": parity.agreement,
         "merge_error": result.merge_error,
         "labels": list(head.labels),
-        "notes": list(candidate.notes),
+        "notes": [*candidate.notes, *result.log.notes],
         "certificate": {
             "largest_eps": max(layer.eps for layer in result.memory.history.values()),
             "proven_signs": _mean([s.entries for s in signs.values()]),
-            "proven_weight": _mean([s.weight for s in signs.values()]),
+            "sign_agreement": _mean([s.agreement for s in signs.values()]),
         },
         "layers": [
-            asdict(layer) | {"proven_signs": signs[layer.name].entries} for layer in result.layers
+            asdict(layer)
+            | {
+                "proven_signs": signs[layer.name].entries,
+                "sign_agreement": signs[layer.name].agreement,
+            }
+            for layer in result.layers
         ],
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.config import AdaptConfig
-from edge_pslora.core.history import pool_numbers
+from edge_pslora.core.history import pool_bytes
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import BudgetError, InputError, UsageError, WorkspaceError
 from edge_pslora.models.load import import_base, load_model
@@ -75,7 +75,7 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
     source = import_base(request.argument, request.weights, train, request.options, staged)
     model = load_model(source, staged)
     targets = find_targets(model.backbone.model, config.lora.target_modules)
-    pool_numbers({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     labels = model.base_head.labels if model.base_head is not None else ()
     workspace = Workspace.create(
         path,

@@ -134,6 +134,7 @@ def _context(
                 refused_share=layer["kept_past"] if metrics["sessions"] > 1 else None,
                 certificate=layer["eps"],
                 proven_share=layer["proven_signs"],
+                proven_weight=layer["sign_agreement"],
             )
             for layer in metrics["layers"]
         ],

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from edge_pslora.core.analytic_head import HeadStatistics
-from edge_pslora.core.history import LayerHistory, pool_numbers
+from edge_pslora.core.fixed_point import packed_bytes
+from edge_pslora.core.history import LayerHistory, pool_bytes
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.training.anchor import AnchorSet
 from edge_pslora.training.head import Head
@@ -33,20 +34,21 @@ class Stored:
 
 
 def history_to_arrays(history: Mapping[str, LayerHistory], budget_bytes: int) -> Stored:
-    """pool float32 [P]: left and right of every layer, one after the other, zeros at the end;
-    shapes int32 [L, 3]: (out, in, rank); eps float64 [L]; metadata: the layers' names in order."""
-    shapes = {n: (h.left.shape[0], h.right.shape[1]) for n, h in history.items()}
-    pool = np.zeros(pool_numbers(shapes, budget_bytes), dtype=np.float32)
+    """pool uint8 [P]: the packed factors of every layer, one after the other, zeros at the end;
+    layers int32 [L, 5]: (out, in, components with at least 1, 2 and 3 bytes a number); bounds float64
+    [L, 2]: (eps, frobenius); metadata: the layers' names in order."""
+    pool = np.zeros(pool_bytes({n: h.shape for n, h in history.items()}, budget_bytes), np.uint8)
     position = 0
     for layer in history.values():
-        for factor in (layer.left, layer.right):
-            pool[position : position + factor.numel()] = factor.numpy().reshape(-1)
-            position += factor.numel()
+        pool[position : position + layer.packed.numel()] = layer.packed.numpy()
+        position += layer.packed.numel()
+    rows = [[*layer.shape, *layer.planes] for layer in history.values()]
+    bounds = [[layer.eps, layer.frobenius] for layer in history.values()]
     return Stored(
         {
             "pool": pool,
-            "shapes": np.array([[*shapes[n], h.rank] for n, h in history.items()], dtype=np.int32),
-            "eps": np.array([h.eps for h in history.values()], dtype=np.float64),
+            "layers": np.array(rows, dtype=np.int32).reshape(-1, 5),
+            "bounds": np.array(bounds, dtype=np.float64).reshape(-1, 2),
         },
         {"layers": json.dumps(list(history))},
     )
@@ -59,30 +61,34 @@ def history_from_arrays(stored: Stored, where: str) -> dict[str, LayerHistory]:
         WorkspaceError: the arrays do not fit together.
     """
     names = json.loads(stored.metadata.get("layers", "[]"))
-    pool, shapes, eps = (stored.arrays.get(key) for key in ("pool", "shapes", "eps"))
-    if (
-        pool is None
-        or shapes is None
-        or eps is None
-        or shapes.shape != (len(names), 3)
-        or eps.shape != (len(names),)
-        or int(((shapes[:, 0] + shapes[:, 1]).astype(np.int64) * shapes[:, 2]).sum()) > pool.size
-    ):
-        raise WorkspaceError(
-            where,
-            expected="a history: pool, shapes and eps of the layers it names",
-            found="arrays that do not fit together",
-            remedy="roll back to an earlier generation",
-        )
+    pool, layers, bounds = (stored.arrays.get(key) for key in ("pool", "layers", "bounds"))
+    fits = (
+        pool is not None
+        and layers is not None
+        and bounds is not None
+        and layers.shape == (len(names), 5)
+        and bounds.shape == (len(names), 2)
+        and bool((layers >= 0).all() and (np.diff(layers[:, 2:], axis=1) <= 0).all())
+        and bool((bounds >= 0).all())
+    )
     history: dict[str, LayerHistory] = {}
     position = 0
-    for name, (out, size, rank), bound in zip(names, shapes.tolist(), eps.tolist(), strict=True):
-        factors = []
-        for rows, columns in ((out, rank), (rank, size)):
-            values = pool[position : position + rows * columns].copy()
-            factors.append(torch.from_numpy(values).reshape(rows, columns))
-            position += rows * columns
-        history[name] = LayerHistory(factors[0], factors[1], bound)
+    if fits and pool is not None and layers is not None and bounds is not None:
+        for name, (out, size, *counts), (eps, frobenius) in zip(
+            names, layers.tolist(), bounds.tolist(), strict=True
+        ):
+            planes = (counts[0], counts[1], counts[2])
+            end = position + packed_bytes((out, size), planes)
+            packed = torch.from_numpy(pool[position:end].copy())
+            history[name] = LayerHistory((out, size), planes, packed, eps, frobenius)
+            position = end
+    if not fits or pool is None or position > pool.size:
+        raise WorkspaceError(
+            where,
+            expected="a history: pool, layers and bounds of the layers it names",
+            found="arrays that do not fit together, or one of an earlier format",
+            remedy="roll back to an earlier generation",
+        )
     return history
 
 

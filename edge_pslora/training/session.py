@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from edge_pslora.config import AdaptConfig
-from edge_pslora.core.history import fold, pool_numbers
+from edge_pslora.core.history import fold, pool_bytes
 from edge_pslora.core.stability import stability_target
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
@@ -99,7 +99,7 @@ def run_session(
     progress = progress or SilentProgress()
     clock = _Clock()
     targets = find_targets(model.backbone.model, config.lora.target_modules)
-    numbers = pool_numbers({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     session = memory.sessions + 1
     head = memory.head
     if head.task_type == "classification":
@@ -123,8 +123,7 @@ def run_session(
         weights.set_to(memory.running)
     stability = {
         t.name: stability_target(
-            memory.history[t.name].left,
-            memory.history[t.name].right,
+            *memory.history[t.name].factors(),
             _rms(base_weights(t.weight_name)),
         )
         for t in targets
@@ -172,7 +171,7 @@ def run_session(
     history = fold(
         memory.history,
         {n: (a.scaling * a.B.detach(), a.A.detach()) for n, a in adapters.items()},
-        numbers,
+        history_size,
     )
     clock.lap("merge")
 

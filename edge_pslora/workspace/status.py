@@ -10,6 +10,8 @@ from edge_pslora.workspace import generation, layout, manifest, staging
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.header import Header
 
+_CERTIFIED = ("name", "history_rank", "eps", "proven_signs", "sign_agreement")
+
 
 def describe(path: Path, header: Header, *, verify: bool) -> dict[str, Any]:
     """The state of a workspace as JSON values.
@@ -19,9 +21,10 @@ def describe(path: Path, header: Header, *, verify: bool) -> dict[str, Any]:
 
     Returns:
         workspace, generation (number or None), parent, task, task_type, labels, metrics,
-        base_digest, history_bytes, certificate (of the history: largest eps, shares of proven signs),
-        disk_bytes (base and all generations), generations (a list: number, parent, task, created,
-        labels, disk_bytes, current, damage), warnings and damage (lists of lines), verified.
+        base_digest, history_bytes, certificate (of the history: largest eps, mean shares of proven
+        signs, and the same of each layer), disk_bytes (base and all generations), generations (a
+        list: number, parent, task, created, labels, disk_bytes, current, damage), warnings and
+        damage (lists of lines), verified.
 
     Raises:
         WorkspaceError: the pointer or the current generation is damaged.
@@ -99,6 +102,12 @@ def _history_bytes(current: Generation) -> int:
 
 
 def _certificate(current: Generation) -> dict[str, Any]:
-    """What is proven about the history, as its session found it."""
+    """What is proven about the history, as its session found it: in all, and layer by layer."""
     certificate = current.manifest.metrics.get("certificate")
-    return dict(certificate) if isinstance(certificate, dict) else {}
+    layers = current.manifest.metrics.get("layers")
+    if not isinstance(certificate, dict):
+        return {}
+    rows = layers if isinstance(layers, list) else []
+    return dict(certificate) | {
+        "layers": [{name: row.get(name) for name in _CERTIFIED} for row in rows]
+    }

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_pslora.core.analytic_head import add_samples, empty_statistics
-from edge_pslora.core.history import empty_layer, fold, pool_numbers
+from edge_pslora.core.history import empty_layer, fold, pool_bytes
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.training.anchor import AnchorSet, grow
 from edge_pslora.training.head import Head
@@ -34,7 +34,7 @@ def _history(sessions: int, budget: int):
             n: (torch.randn(o, 2, generator=g), torch.randn(2, i, generator=g))
             for n, (o, i) in SHAPES.items()
         }
-        history = fold(history, updates, pool_numbers(SHAPES, budget))
+        history = fold(history, updates, pool_bytes(SHAPES, budget))
     return history
 
 
@@ -45,9 +45,9 @@ def test_history_round_trip_is_exact_and_its_size_constant(sessions, budget):
     stored = history_to_arrays(history, budget)
     back = history_from_arrays(stored, "here")
     for name, layer in history.items():
-        assert torch.equal(back[name].left, layer.left)
-        assert torch.equal(back[name].right, layer.right)
-        assert back[name].eps == layer.eps
+        assert torch.equal(back[name].packed, layer.packed)
+        assert (back[name].shape, back[name].planes) == (layer.shape, layer.planes)
+        assert (back[name].eps, back[name].frobenius) == (layer.eps, layer.frobenius)
     empty = history_to_arrays(_history(0, budget), budget)
     assert {n: a.nbytes for n, a in stored.arrays.items()} == {
         n: a.nbytes for n, a in empty.arrays.items()
@@ -56,7 +56,7 @@ def test_history_round_trip_is_exact_and_its_size_constant(sessions, budget):
     assert stored.arrays["pool"].nbytes <= budget
 
 
-@pytest.mark.parametrize("damage", ["pool", "shapes", "eps", "names"])
+@pytest.mark.parametrize("damage", ["pool", "layers", "bounds", "names", "planes", "negative"])
 def test_a_history_that_does_not_fit_together_is_refused(damage):
     stored = history_to_arrays(_history(2, 1000), 1000)
     arrays, metadata = dict(stored.arrays), dict(stored.metadata)
@@ -64,6 +64,11 @@ def test_a_history_that_does_not_fit_together_is_refused(damage):
         arrays["pool"] = arrays["pool"][:3]
     elif damage == "names":
         metadata["layers"] = '["one"]'
+    elif damage == "planes":
+        arrays["layers"] = arrays["layers"].copy()
+        arrays["layers"][0, 2:] = (1, 2, 0)
+    elif damage == "negative":
+        arrays["bounds"] = -arrays["bounds"]
     else:
         del arrays[damage]
     with pytest.raises(WorkspaceError, match="here: expected a history"):

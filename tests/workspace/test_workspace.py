@@ -341,7 +341,7 @@ def test_status_tells_what_is_there(three):
     assert json.loads(json.dumps(status)) == status
     assert (status["generation"], status["parent"], status["task"]) == (2, 1, "t")
     assert status["labels"] == ["cat", "dog", "owl"]
-    assert status["certificate"] == {"largest_eps": 0.5}
+    assert status["certificate"] == {"largest_eps": 0.5, "layers": []}
     history = three.current().path / "history.safetensors"
     assert status["history_bytes"] == history.stat().st_size
     assert [row["number"] for row in status["generations"]] == [1, 2, 3]
