@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from edge_pslora.config import MERGE_RULES, HeadKind, MergeRule, StabilityReading, TaskType
+from edge_pslora.config import (
+    MERGE_RULES,
+    HeadKind,
+    HistoryCache,
+    MergeRule,
+    StabilityReading,
+    TaskType,
+)
 
 DEFAULT_WORKSPACE = Path("edge-pslora")
 
@@ -273,6 +280,32 @@ NoMagnitude = Annotated[
     typer.Option(
         "--no-magnitude",
         help="Stability loss without its magnitude part.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityEvery = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Compute the stability loss at every K-th step only, times K. Default: 1.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityStride = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Compare with every N-th row of the past, others at each step: unbiased, costs 1/N; "
+        "1 = exact. Default: 4.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityCache = Annotated[
+    HistoryCache | None,
+    typer.Option(
+        metavar="NAME",
+        help="int8 keeps tanh of the past in memory, one byte per adapted weight, off by at most "
+        "1/254: faster. Default: none.",
         rich_help_panel=STABILITY,
     ),
 ]

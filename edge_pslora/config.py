@@ -8,6 +8,7 @@ from typing import Any, Literal
 from edge_pslora.errors import UsageError
 
 StabilityReading = Literal["elementwise", "product"]
+HistoryCache = Literal["none", "int8"]
 MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
 HeadKind = Literal["auto", "analytic", "linear"]
 TaskType = Literal["classification", "regression"]
@@ -51,6 +52,9 @@ class StabilityConfig:
 
     temperature: in units of 1 / rms(S) of the layer (dimensionless).
     direction / magnitude: the two parts of the loss, separately switchable.
+    every: only at every K-th step, times K. row_stride: the sums over the history take every n-th row
+    of a layer, times n, each step another n-th. history_cache: how tanh(a S) is had: "none" from the
+    factors at every step, "int8" from one byte per adapted weight, made once per session.
     """
 
     weight: float = 0.1
@@ -58,6 +62,9 @@ class StabilityConfig:
     reading: StabilityReading = "elementwise"
     direction: bool = True
     magnitude: bool = True
+    every: int = 1
+    row_stride: int = 4
+    history_cache: HistoryCache = "none"
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "--stability-weight", "zero or more", self.weight)
@@ -67,6 +74,14 @@ class StabilityConfig:
             "--stability-reading",
             "elementwise or product",
             self.reading,
+        )
+        _require(self.every >= 1, "--stability-every", "at least 1", self.every)
+        _require(self.row_stride >= 1, "--stability-stride", "at least 1", self.row_stride)
+        _require(
+            self.history_cache in ("none", "int8"),
+            "--stability-cache",
+            "none or int8",
+            self.history_cache,
         )
 
     @property
@@ -172,7 +187,7 @@ def paper_preset() -> AdaptConfig:
     """The published method as its sources state it: L_s, Eq. 5 merge, a head trained by SGD."""
     return replace(
         AdaptConfig(),
-        stability=StabilityConfig(reading="product"),
+        stability=StabilityConfig(reading="product", row_stride=1),
         merge="max_magnitude",
         head=HeadConfig(kind="linear", transport=False),
     )

@@ -1,26 +1,20 @@
-"""The stability loss L_s of one layer and its gradient in closed form (METHOD.md, Eq. 4).
+"""What the stability loss compares an update with: the accumulated past S = left right of each layer.
 
-With D = s B A the update in training, S = L R the accumulated past as rank-k factors, T = tanh(a S)
-and c = 1 - T o tanh(a D) (0 where D agrees with S, 1 where S is silent, 2 where D opposes it):
-
-    elementwise   L_s = mean_ij c_ij D_ij^2 / scale^2
-    product       L_s = (rms(D) / scale) * mean_ij c_ij
-    no direction  c = 1          no magnitude: L_s = mean_ij c_ij in both readings
-
-`a` is the temperature in units of 1 / rms(S), `scale` a size of weight typical of the layer, so that
-L_s carries no unit and one weight serves every layer. No gradient graph is built and S and D exist
-one row tile at a time: what does not involve the history needs only (r x r) products.
+A `StabilityTarget` is one layer. Layers of one shape are computed together: a `StabilityStack` holds N
+of them in the form that `stability_loss` and `stability_tiles` read at every step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from edge_pslora.config import StabilityConfig
 
-TILE_ELEMENTS = 1 << 18  # 1 MiB of float32: stays in the cache of a small processor
+CODE_STEPS = 127  # int8 codes of tanh: off by at most 1 / (2 * 127) in every entry
+_CODE_ROWS = 256  # of S at a time, when codes are made
 
 
 @dataclass(frozen=True)
@@ -37,17 +31,41 @@ class StabilityTarget:
     scale: float
 
     @property
+    def rank(self) -> int:
+        return self.left.shape[1]
+
+    @property
     def silent(self) -> bool:
-        return self.left.shape[1] == 0 or self.rms == 0.0
+        return self.rank == 0 or self.rms == 0.0
 
 
 @dataclass(frozen=True)
-class StabilityTerm:
-    """L_s (no unit) and its gradients: grad_A [r, in], grad_B [out, r]."""
+class StabilityStack:
+    """N layers [out, in] as the loss reads them; all tensors on one device.
 
-    loss: torch.Tensor
-    grad_A: torch.Tensor
-    grad_B: torch.Tensor
+    left [N, out, k] and right [N, k, in], with left right = 2 a S (layers of a rank below k are filled
+    up with zeros); ranks: k of each layer. codes int8 [N, out, in]: round(127 tanh(a S)), then k = 0;
+    or None. sharpness [N]: a, 0 for a layer whose past is silent. scale [N]: > 0. The last two float64.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    ranks: tuple[int, ...]
+    codes: torch.Tensor | None
+    sharpness: torch.Tensor
+    scale: torch.Tensor
+    silent: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """N, out, in."""
+        return self.left.shape[0], self.left.shape[1], self.right.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """What the stack keeps in memory for a session."""
+        kept = (self.left, self.right, self.codes, self.sharpness, self.scale)
+        return sum(t.numel() * t.element_size() for t in kept if t is not None)
 
 
 def stability_target(
@@ -65,90 +83,52 @@ def stability_target(
     return StabilityTarget(left, right, rms, scale if scale > 0.0 else 1.0)
 
 
-def stability_term(
-    A: torch.Tensor,
-    B: torch.Tensor,
-    scaling: float,
-    target: StabilityTarget,
+def stack_targets(
+    targets: Sequence[StabilityTarget],
     config: StabilityConfig,
-    tile_elements: int = TILE_ELEMENTS,
-) -> StabilityTerm:
-    """L_s and its gradient for A [r, in], B [out, r]; neither argument is changed.
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> StabilityStack:
+    """Targets of one shape, for a loss computed in `dtype` (float32 or float64).
 
-    Scratch: a few tiles of `tile_elements` numbers, whatever the size of the layer.
+    The temperature and the history's form (`config.history_cache`) are settled here. int8 takes one
+    byte per entry of the layers, and |code / 127 - tanh(a S)| <= 1 / 254 in every entry. The loss needs
+    no factors then; without a direction part it needs no history at all.
     """
-    A, B = A.detach(), B.detach()
-    directed = config.direction and not target.silent
-    elements = B.shape[0] * A.shape[1]
-    gram_A, gram_B = A @ A.T, B.T @ B  # [r, r] each; |D|^2 = s^2 <B^T B, A A^T>
-    square = scaling**2 * (gram_B * gram_A).sum().clamp_min(0.0)
-    # gradient of |D|^2 / 2 with respect to A and B
-    norm_grad_A, norm_grad_B = scaling**2 * (gram_B @ A), scaling**2 * (B @ gram_A)
-
-    if not config.magnitude:
-        if not directed:
-            zero = torch.zeros((), dtype=A.dtype, device=A.device)
-            return StabilityTerm(zero + 1.0, torch.zeros_like(A), torch.zeros_like(B))
-        agreement, grad_A, grad_B = _directed_sums(
-            A, B, scaling, target, config, "ones", tile_elements
+    count = len(targets)
+    out, size = targets[0].left.shape[0], targets[0].right.shape[1]
+    sharpness = [0.0 if t.silent else config.temperature / t.rms for t in targets]
+    silent = not config.direction or all(t.silent for t in targets)
+    coded = config.history_cache == "int8" and not silent
+    ranks = tuple(0 if silent or coded or t.silent else t.rank for t in targets)
+    left = torch.zeros(count, out, max(ranks), dtype=dtype, device=device)
+    right = torch.zeros(count, max(ranks), size, dtype=dtype, device=device)
+    for i, (target, rank, a) in enumerate(zip(targets, ranks, sharpness, strict=True)):
+        left[i, :, :rank] = target.left[:, :rank]
+        right[i, :rank] = target.right[:rank].to(right) * (2 * a)
+    codes = None
+    if coded:
+        codes = torch.stack(
+            [tanh_codes(t, a).to(device) for t, a in zip(targets, sharpness, strict=True)]
         )
-        return StabilityTerm(1.0 - agreement / elements, -grad_A / elements, -grad_B / elements)
-
-    if config.reading == "elementwise":
-        unit = elements * target.scale**2
-        loss, grad_A, grad_B = square / unit, 2 * norm_grad_A / unit, 2 * norm_grad_B / unit
-        if directed:
-            agreement, dA, dB = _directed_sums(
-                A, B, scaling, target, config, "squares", tile_elements
-            )
-            loss, grad_A, grad_B = loss - agreement / unit, grad_A - dA / unit, grad_B - dB / unit
-        return StabilityTerm(loss, grad_A, grad_B)
-
-    rms = (square / elements).sqrt()
-    mean_c = torch.ones((), dtype=A.dtype, device=A.device)
-    dA, dB = torch.zeros_like(A), torch.zeros_like(B)
-    if directed:
-        agreement, dA, dB = _directed_sums(A, B, scaling, target, config, "ones", tile_elements)
-        mean_c = 1.0 - agreement / elements
-    # the norm has no gradient at D = 0: take the subgradient zero, as autograd does for a norm
-    per_norm = torch.where(rms > 0, mean_c / (elements * rms.clamp_min(1e-30) * target.scale), 0.0)
-    share = rms / target.scale / elements
-    return StabilityTerm(
-        rms / target.scale * mean_c,
-        per_norm * norm_grad_A - share * dA,
-        per_norm * norm_grad_B - share * dB,
+    return StabilityStack(
+        left,
+        right,
+        ranks,
+        codes,
+        torch.tensor(sharpness, dtype=torch.float64, device=device),
+        torch.tensor([t.scale for t in targets], dtype=torch.float64, device=device),
+        silent,
     )
 
 
-def _directed_sums(
-    A: torch.Tensor,
-    B: torch.Tensor,
-    scaling: float,
-    target: StabilityTarget,
-    config: StabilityConfig,
-    weights: str,
-    tile_elements: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """sum_ij T tanh(a D) w(D) with w = 1 ("ones") or D^2 ("squares"), and its gradients in A, B."""
-    a = config.temperature / target.rms
-    rows = max(1, tile_elements // A.shape[1])
-    total = torch.zeros((), dtype=A.dtype, device=A.device)
-    grad_A, grad_B = torch.zeros_like(A), torch.empty_like(B)
-    left, right = target.left.to(A.dtype), target.right.to(A.dtype)
-    scaled_A = scaling * A
-    for start in range(0, B.shape[0], rows):
-        tile = slice(start, start + rows)
-        D = B[tile] @ scaled_A
-        T = (left[tile] @ right).mul_(a).tanh_()
-        t = (a * D).tanh_()
-        if weights == "ones":
-            total += (T * t).sum()
-            slope = T.mul_(1 - t * t).mul_(a)
-        else:
-            signed = T * t
-            total += (signed * D * D).sum()
-            # d(T t D^2)/dD = a T (1 - t^2) D^2 + 2 T t D
-            slope = T.mul_(1 - t * t).mul_(a).mul_(D).add_(signed, alpha=2).mul_(D)
-        grad_B[tile] = slope @ scaled_A.T
-        grad_A.addmm_(B[tile].T, slope, alpha=scaling)
-    return total, grad_A, grad_B
+def tanh_codes(target: StabilityTarget, sharpness: float) -> torch.Tensor:
+    """round(127 tanh(a S)), int8 [out, in], some rows at a time."""
+    out, size = target.left.shape[0], target.right.shape[1]
+    codes = torch.zeros(out, size, dtype=torch.int8, device=target.left.device)
+    if target.silent:
+        return codes
+    for start in range(0, out, _CODE_ROWS):
+        S = target.left[start : start + _CODE_ROWS] @ target.right
+        codes[start : start + _CODE_ROWS] = S.mul_(sharpness).tanh_().mul_(CODE_STEPS).round_()
+    return codes

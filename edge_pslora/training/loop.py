@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from edge_pslora.config import StabilityConfig, TrainConfig
-from edge_pslora.core.stability import StabilityTarget, stability_term
+from edge_pslora.core.stability import StabilityTarget
 from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.training.batches import epoch_batches
+from edge_pslora.training.collapse import collapse_note
 from edge_pslora.training.inject import Adapter
+from edge_pslora.training.penalty import add_penalty, prepare_penalty
 
 MAX_BAD_STEPS = 3  # non-finite losses that a session survives, halving the rate each time
 
@@ -32,13 +34,20 @@ class CheckpointStore(Protocol):
 
 @dataclass
 class TrainLog:
-    """One entry per step; losses have no unit. `stop_reason` is empty after a full run."""
+    """One entry per step; losses have no unit. `stop_reason` is empty after a full run.
+
+    penalty: weight * mean over layers of L_s, estimated from the rows of the step where rows are
+    sampled. pull: |gradient of the penalty| / |gradient of task and penalty|, at the steps that compute
+    it. notes: what people should know, one sentence each.
+    """
 
     task_loss: list[float] = field(default_factory=list)
     penalty: list[float] = field(default_factory=list)
+    pull: list[float] = field(default_factory=list)
     bad_steps: int = 0
     resumed_at: int = 0
     stop_reason: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -77,7 +86,8 @@ def train(
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
     optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=0.0)
-    log = TrainLog()
+    penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session)
+    log = TrainLog(notes=[penalty.note] if penalty.note else [])
     rate_factor = 1.0
     if hooks.store is not None and (saved := hooks.store.load()) is not None:
         rate_factor = _restore(saved, named, optimizer, log)
@@ -102,10 +112,12 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         if position == 0:
             _require_gradients(adapters)
-        penalty = _add_stability_gradients(adapters, stability, stability_config)
-        norm = float(nn.utils.clip_grad_norm_(list(named.values()), config.clip_norm))
+        added = add_penalty(penalty, position)
+        norm = nn.utils.clip_grad_norm_(list(named.values()), config.clip_norm)
         position += 1
-        if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
+        numbers = [loss.detach(), norm, *([] if added is None else [added.value, added.norm])]
+        task_loss, size, *pulled = torch.stack([n.double() for n in numbers]).tolist()  # one sync
+        if not (math.isfinite(size) and math.isfinite(task_loss)):
             log.bad_steps += 1
             rate_factor /= 2
             if log.bad_steps > MAX_BAD_STEPS:
@@ -117,11 +129,15 @@ def train(
                 )
             continue
         optimizer.step()
-        log.task_loss.append(float(loss.detach()))
-        log.penalty.append(penalty)
+        log.task_loss.append(task_loss)
+        # at a step that leaves the penalty out, the value last seen stands for it
+        log.penalty.append(pulled[0] if pulled else log.penalty[-1] if log.penalty else 0.0)
+        log.pull += [pulled[1] / max(size, 1e-30)] if pulled else []
         hooks.on_step(len(batch), f"loss {log.task_loss[-1]:.3f}")
         if hooks.store is not None and position % config.checkpoint_every == 0:
             _checkpoint(hooks.store, named, optimizer, log, rate_factor)
+    if note := collapse_note(log.task_loss, log.pull, stability_config.weight):
+        log.notes.append(note)
     return log
 
 
@@ -143,25 +159,6 @@ def _schedule(position: int, total: int, config: TrainConfig) -> float:
     if position < warmup:
         return (position + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (position - warmup) / max(1, total - warmup)))
-
-
-def _add_stability_gradients(
-    adapters: Mapping[str, Adapter],
-    stability: Mapping[str, StabilityTarget],
-    config: StabilityConfig,
-) -> float:
-    """Adds the gradient of weight * mean over layers of L_s to the parameters; returns that value."""
-    if not config.active:
-        return 0.0
-    weight = config.weight / len(adapters)
-    penalty = 0.0
-    for name, adapter in adapters.items():
-        term = stability_term(adapter.A, adapter.B, adapter.scaling, stability[name], config)
-        for parameter, gradient in ((adapter.A, term.grad_A), (adapter.B, term.grad_B)):
-            if parameter.grad is not None:
-                parameter.grad.add_(gradient, alpha=weight)
-        penalty += weight * float(term.loss)
-    return penalty
 
 
 def _require_gradients(adapters: Mapping[str, Adapter]) -> None:
@@ -189,6 +186,7 @@ def _checkpoint(
             arrays[f"{name}.{key}"] = np.atleast_1d(value.detach().numpy().copy())
     arrays["log.task_loss"] = np.array(log.task_loss, dtype=np.float64)
     arrays["log.penalty"] = np.array(log.penalty, dtype=np.float64)
+    arrays["log.pull"] = np.array(log.pull, dtype=np.float64)
     store.save(arrays, {"bad_steps": log.bad_steps, "rate_factor": rate_factor})
 
 
@@ -209,6 +207,7 @@ def _restore(
         }
     log.task_loss = arrays["log.task_loss"].tolist()
     log.penalty = arrays["log.penalty"].tolist()
+    log.pull = arrays["log.pull"].tolist()
     log.bad_steps = int(meta["bad_steps"])
     log.resumed_at = log.steps + log.bad_steps
     return float(meta["rate_factor"])

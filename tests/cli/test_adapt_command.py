@@ -42,12 +42,20 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--epochs", "2", "--batch-size", "16", "--learning-rate", "1e-3", "--head", "linear"),
         *("--train-norms", "--seed", "7", "--merge", "average", "--stability-weight", "0.2"),
         *("--stability-temperature", "2", "--stability-reading", "product", "--no-direction"),
-        *("--no-magnitude", "--max-forgetting", "0.05", "--force"),
+        *("--no-magnitude", "--stability-every", "3", "--stability-stride", "4"),
+        *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
     )
     assert pipeline.given["config"] == c.AdaptConfig(
         lora=c.LoraConfig(rank=4, alpha=8.0, target_modules=("fc1", "fc2")),
         stability=c.StabilityConfig(
-            weight=0.2, temperature=2.0, reading="product", direction=False, magnitude=False
+            weight=0.2,
+            temperature=2.0,
+            reading="product",
+            direction=False,
+            magnitude=False,
+            every=3,
+            row_stride=4,
+            history_cache="int8",
         ),
         merge="average",
         head=c.HeadConfig(kind="linear"),

@@ -1,0 +1,143 @@
+"""The stability loss in the loop: which layers are computed together, which rows at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from edge_pslora.config import StabilityConfig
+from edge_pslora.core.stability import StabilityStack, StabilityTarget, stack_targets
+from edge_pslora.core.stability_fused import fused_tiles
+from edge_pslora.core.stability_loss import computing_dtype, stability_terms, sums_squares
+from edge_pslora.core.stability_tiles import TileEngine, in_place_tiles
+from edge_pslora.training.inject import Adapter
+
+_ROWS = 7  # keeps the draw of the rows apart from other draws with the same seed
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Adapters of one shape and what their updates are compared with, in the same order."""
+
+    adapters: tuple[Adapter, ...]
+    stack: StabilityStack
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """weight * mean over all layers of L_s, ready for the steps of one session.
+
+    engine: owns the scratch, for all groups and steps; None where no group looks at the history.
+    note: what people should know of how it is computed, or "".
+    """
+
+    groups: tuple[LayerGroup, ...]
+    config: StabilityConfig
+    engine: TileEngine | None
+    seed: int
+    session: int
+    note: str = ""
+
+    @property
+    def layers(self) -> int:
+        return sum(len(group.adapters) for group in self.groups)
+
+
+def prepare_penalty(
+    adapters: Mapping[str, Adapter],
+    targets: Mapping[str, StabilityTarget],
+    config: StabilityConfig,
+    seed: int,
+    session: int,
+) -> Penalty:
+    """Groups the layers by shape, puts what they are compared with on their device, allocates scratch."""
+    if not config.active:
+        return Penalty((), config, None, seed, session)
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for name, adapter in adapters.items():
+        A, B = adapter.A, adapter.B
+        kind = (A.shape, B.shape, A.dtype, B.dtype, A.device, adapter.scaling)
+        kinds.setdefault(kind, []).append(name)
+    groups = []
+    for names in kinds.values():
+        # neighbours of similar rank: a tile is as wide as the largest rank in it
+        names.sort(key=lambda name: -targets[name].rank)
+        A = adapters[names[0]].A
+        stack = stack_targets(
+            [targets[name] for name in names], config, computing_dtype(A.dtype), A.device
+        )
+        groups.append(LayerGroup(tuple(adapters[name] for name in names), stack))
+    engine, note = _engine([g.stack for g in groups if not g.stack.silent], config)
+    return Penalty(tuple(groups), config, engine, seed, session, note)
+
+
+def _engine(stacks: list[StabilityStack], config: StabilityConfig) -> tuple[TileEngine | None, str]:
+    if not stacks:
+        return None, ""
+    dtype, device, note = stacks[0].left.dtype, stacks[0].left.device, ""
+    if device.type == "cuda":
+        fused, note = fused_tiles(dtype, device, sums_squares(config))
+        if fused is not None:
+            return fused, ""
+    return in_place_tiles([stack.shape for stack in stacks], dtype, device), note
+
+
+@dataclass(frozen=True)
+class PenaltyStep:
+    """What one step added. Tensors without dimensions, on the adapters' device.
+
+    value: of the penalty; an unbiased estimate where rows are sampled. norm: of its gradient.
+    """
+
+    value: torch.Tensor
+    norm: torch.Tensor
+
+
+@torch.no_grad()
+def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
+    """Adds the penalty's gradients to the adapters' at step `position`, counted from 0.
+
+    Returns:
+        None at a step that is left out (`config.every`), or if the loss is switched off.
+    """
+    config = penalty.config
+    turn, left_out = divmod(position, config.every)
+    if not penalty.groups or left_out:
+        return None
+    offset = row_offset(turn, config.row_stride, penalty.seed, penalty.session)
+    weight = config.weight / penalty.layers
+    values, norms = [], []
+    for group in penalty.groups:
+        terms = stability_terms(
+            torch.stack([adapter.A for adapter in group.adapters]),
+            torch.stack([adapter.B for adapter in group.adapters]),
+            group.adapters[0].scaling,
+            group.stack,
+            config,
+            offset,
+            penalty.engine,
+        )
+        for adapter, grad_A, grad_B in zip(group.adapters, terms.grad_A, terms.grad_B, strict=True):
+            for parameter, gradient in ((adapter.A, grad_A), (adapter.B, grad_B)):
+                if parameter.grad is not None:
+                    parameter.grad.add_(gradient, alpha=weight * config.every)
+        values.append(terms.loss.sum())
+        norms += [torch.linalg.vector_norm(g).float() for g in (terms.grad_A, terms.grad_B)]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    return PenaltyStep(weight * torch.stack(values).sum(), weight * norm)
+
+
+def row_offset(turn: int, stride: int, seed: int, session: int) -> int:
+    """The first row of the sample at the `turn`-th use of the loss: 0 <= offset < stride.
+
+    In `stride` turns every offset comes once, in an order drawn anew each time. A function of its
+    arguments alone, so a resumed run takes the same rows.
+    """
+    if stride == 1:
+        return 0
+    cycle, place = divmod(turn, stride)
+    generator = np.random.Generator(np.random.PCG64([seed, session, cycle, _ROWS]))
+    return int(generator.permutation(stride)[place])
