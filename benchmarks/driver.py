@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import Targets, rows_of, summary
 from benchmarks.methods import DEFAULT, FROZEN, JOINT_LINEAR, SEQUENTIAL, Method, choose
+from benchmarks.options import count, given
 from benchmarks.places import OUT
 from benchmarks.run_stream import StreamRun, run_stream
 from benchmarks.stream_types import Stream
@@ -47,7 +48,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None, *, out: P
     print(f"{stream.name}, {stream.setting}, {options.seeds} seed(s); measured = mean over seeds")
     print(format_table(rows))
     extra = {
-        "command": " ".join(["python -m", f"benchmarks.{benchmark.name}", *_given(arguments)]),
+        "command": " ".join(["python -m", f"benchmarks.{benchmark.name}", *given(arguments)]),
         "stream": stream.name,
         "setting": stream.setting,
         "tasks": [task.name for task in stream.tasks],
@@ -87,20 +88,6 @@ def _say_row(session: str, accuracies: tuple[float, ...]) -> None:
     _say(f"  after {session}: " + "  ".join(f"{value:.3f}" for value in accuracies))
 
 
-def _given(arguments: Sequence[str] | None) -> list[str]:
-    return list(sys.argv[1:] if arguments is None else arguments)
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, found {value}")
-        return value
-
-    return read
-
-
 def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark.name}")
     parser.add_argument(
@@ -112,9 +99,9 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="TEXT", help="only methods whose name holds this text")
     parser.add_argument(
-        "--seeds", type=_count(1), default=1, help="how many seeds; each has its own split"
+        "--seeds", type=count(1), default=1, help="how many seeds; each has its own split"
     )
     parser.add_argument(
-        "--limit", type=_count(1), metavar="N", help="smoke run: N samples a part, no targets"
+        "--limit", type=count(1), metavar="N", help="smoke run: N samples a part, no targets"
     )
     return parser

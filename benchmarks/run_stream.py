@@ -22,8 +22,8 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.classifier import Classifier, linear_head
 from edge_pslora.training.features import run_batches
 from edge_pslora.training.head import Head
-from edge_pslora.training.memory import first_memory
-from edge_pslora.training.session import SessionData, run_session
+from edge_pslora.training.memory import Memory, first_memory
+from edge_pslora.training.session import SessionData, SessionResult, run_session
 from edge_pslora.training.targets import find_targets
 
 EVAL_BATCH = 64
@@ -55,6 +55,7 @@ def run_stream(
     method: Method,
     seed: int,
     on_session: Callable[[str, tuple[float, ...]], None] = lambda name, row: None,
+    remember: Callable[[SessionResult], Memory] = lambda result: result.memory,
 ) -> StreamRun:
     """Trains session after session and measures on all tasks after each.
 
@@ -79,7 +80,7 @@ def run_stream(
     seconds = 0.0
     for name, data in sessions:
         start = time.perf_counter()
-        memory = run_session(model, lambda weight: base[weight], memory, data, config).memory
+        memory = remember(run_session(model, lambda weight: base[weight], memory, data, config))
         seconds += time.perf_counter() - start
         matrix.append(tuple(accuracy(model, memory.head, task.test) for task in stream.tasks))
         on_session(name, matrix[-1])

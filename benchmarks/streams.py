@@ -24,6 +24,10 @@ PACS_TEST = 500
 MOBILENET = "mobilenet_v1:mobilenet_v1"
 MOBILENET_WEIGHTS = "mobilenet_v1_1.0_224/model.safetensors"
 TEXT_TASKS = ("dbpedia", "amazon", "agnews", "sst2")
+TEXT_TASKS_ALL = (
+    *("dbpedia", "amazon", "agnews", "yelp", "imdb", "sst2", "qqp"),
+    *("mnli", "rte", "boolqa", "cb", "wic", "copa", "multirc"),
+)
 TEXT_TRAIN, TEXT_TEST = 1500, 500
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 HEART_TEST_SHARE = 0.3
@@ -52,22 +56,24 @@ def pacs(seed: int, base: Path, limit: int | None = None, *, cache: Path = CACHE
     return make_stream("PACS", "domain-incremental", parts, new_model, rejected)
 
 
-def text(seed: int, base: Path, limit: int | None = None) -> Stream:
-    """Four text tasks with MiniLM-L6; the labels of all tasks so far compete.
+def text(
+    seed: int, base: Path, limit: int | None = None, *, tasks: Sequence[str] = TEXT_TASKS
+) -> Stream:
+    """Text tasks with MiniLM-L6; the labels of all tasks so far compete.
 
     Raises:
         UsageError: data or the encoder's package are missing. DataError: data are damaged.
     """
     folder = minilm_folder()
     parts, rejected = [], 0
-    for task in TEXT_TASKS:
+    for task in tasks:
         data = read_dataset(data_path(f"text/{task}"))
         train = _some(data.train, seed, min(TEXT_TRAIN, limit or TEXT_TRAIN))
         test = _some(_test_of(data), seed, min(TEXT_TEST, limit or TEXT_TEST))
         parts.append(_part(task, train, test))
         rejected += len(data.rejected)
     new_model = _base(str(folder), None, parts, seed, base)
-    return make_stream("text, four tasks", "class-incremental", parts, new_model, rejected)
+    return make_stream(f"text, {len(tasks)} tasks", "class-incremental", parts, new_model, rejected)
 
 
 def heart(seed: int, base: Path, limit: int | None = None) -> Stream:
