@@ -29,7 +29,7 @@ WAYS = {
     "int8": replace(EXACT, history_cache="int8"),
     "stride 2": replace(EXACT, row_stride=2),
     "stride 4": replace(EXACT, row_stride=4),
-    "stride 2, int8": replace(EXACT, row_stride=2, history_cache="int8"),
+    "stride 4, int8": replace(EXACT, row_stride=4, history_cache="int8"),
     "every 4": replace(EXACT, every=4),
     "exact, product": replace(EXACT, reading="product"),
     "default": DEFAULT,

@@ -296,7 +296,7 @@ StabilityStride = Annotated[
     typer.Option(
         metavar="N",
         help="Compare with every N-th row of the past, others at each step: unbiased, costs 1/N; "
-        "1 = exact. Default: 4.",
+        "1 = exact. Default: 6.",
         rich_help_panel=STABILITY,
     ),
 ]

@@ -63,7 +63,7 @@ class StabilityConfig:
     direction: bool = True
     magnitude: bool = True
     every: int = 1
-    row_stride: int = 4
+    row_stride: int = 6
     history_cache: HistoryCache = "none"
 
     def __post_init__(self) -> None:

@@ -91,8 +91,9 @@ def _sigmoid_backward_(gradient: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 def _times_half_shifted(z: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """sum z (q - 1/2) of each layer, [n], without a tile for the product."""
-    dots = [torch.dot(a.view(-1), b.view(-1)) for a, b in zip(z, q, strict=True)]
-    return torch.stack(dots).sub_(z.sum((1, 2)), alpha=0.5)
+    layers = zip(z.flatten(1).unbind(), q.flatten(1).unbind(), strict=True)
+    dots = torch.stack([torch.dot(one, other) for one, other in layers])
+    return dots.sub_(z.sum((1, 2)), alpha=0.5)
 
 
 def in_place_tiles(

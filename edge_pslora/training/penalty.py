@@ -120,7 +120,8 @@ def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
             offset,
             penalty.engine,
         )
-        for adapter, grad_A, grad_B in zip(group.adapters, terms.grad_A, terms.grad_B, strict=True):
+        gradients = zip(terms.grad_A.unbind(), terms.grad_B.unbind(), strict=True)
+        for adapter, (grad_A, grad_B) in zip(group.adapters, gradients, strict=True):
             for parameter, gradient in ((adapter.A, grad_A), (adapter.B, grad_B)):
                 if parameter.grad is not None:
                     parameter.grad.add_(gradient, alpha=weight * config.every)
