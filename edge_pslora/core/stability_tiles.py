@@ -67,7 +67,10 @@ class InPlaceTiles:
         y, t, q = (buffer[:numbers].view(shape) for buffer in self.buffers)
         if past.codes is None:
             torch.bmm(past.left, past.right, out=t)
-            t.sigmoid_().sub_(0.5)
+            if squares:
+                t.sigmoid_().sub_(0.5)
+            else:  # no |D|^2 stands beside these sums: they need the digits of T near 0
+                t.mul_(0.5).tanh_().mul_(0.5)
         else:
             t.copy_(past.codes)
         torch.bmm(B, Y, out=y)
