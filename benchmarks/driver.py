@@ -14,8 +14,8 @@ from benchmarks.methods import DEFAULT, FROZEN, JOINT_LINEAR, SEQUENTIAL, Method
 from benchmarks.options import count, given
 from benchmarks.places import OUT
 from benchmarks.run_stream import StreamRun, run_stream
+from benchmarks.stream_loaders import Loader
 from benchmarks.stream_types import Stream
-from benchmarks.streams import Loader
 from benchmarks.table import format_table, write_table
 from edge_pslora.errors import EdgePsloraError
 

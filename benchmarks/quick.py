@@ -7,7 +7,7 @@ import sys
 from benchmarks.driver import Benchmark, main
 from benchmarks.figures import Targets
 from benchmarks.methods import DEFAULT, JOINT_LINEAR, SEQUENTIAL
-from benchmarks.streams import pacs
+from benchmarks.stream_loaders import pacs
 
 QUICK = Benchmark(
     "quick",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.driver import Benchmark, main
-from benchmarks.streams import text
+from benchmarks.stream_loaders import text
 
 TEXT = Benchmark("text", text, {})
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from edge_pslora.cli import data_options as d
+from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
 from edge_pslora.cli.output import columns, fraction, print_result
@@ -17,21 +19,21 @@ from edge_pslora.units import format_duration, format_size
 
 
 def adapt(
-    data: o.DataArgument,
-    model: o.Model = None,
-    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
-    weights: o.Weights = None,
-    target: o.Target = None,
-    head_module: o.HeadModule = None,
-    max_length: o.MaxLength = None,
-    image_size: o.ImageSize = None,
-    image_mean: o.ImageMean = None,
-    image_std: o.ImageStd = None,
-    task: o.Task = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    missing: o.Missing = None,
-    task_type: o.TaskTypeOption = None,
+    data: d.DataArgument,
+    model: m.Model = None,
+    workspace: m.Workspace = m.DEFAULT_WORKSPACE,
+    weights: m.Weights = None,
+    target: m.Target = None,
+    head_module: m.HeadModule = None,
+    max_length: m.MaxLength = None,
+    image_size: m.ImageSize = None,
+    image_mean: m.ImageMean = None,
+    image_std: m.ImageStd = None,
+    task: d.Task = None,
+    label_column: d.LabelColumn = None,
+    text_column: d.TextColumn = None,
+    missing: d.Missing = None,
+    task_type: d.TaskTypeOption = None,
     history_budget: o.HistoryBudget = None,
     anchor_budget: o.AnchorBudget = None,
     ram_budget: o.RamBudget = None,

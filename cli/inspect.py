@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_pslora.cli import data_options as d
+from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import columns, fraction, print_result, table
 from edge_pslora.cli.quiet import working
@@ -29,11 +31,11 @@ ReportOut = Annotated[
 
 def evaluate(
     workspace: o.WorkspaceArgument,
-    data: o.DataArgument,
+    data: d.DataArgument,
     generation: o.GenerationOption = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    missing: o.Missing = None,
+    label_column: d.LabelColumn = None,
+    text_column: d.TextColumn = None,
+    missing: d.Missing = None,
     compare_torch: CompareTorch = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -77,7 +79,7 @@ def _describe_evaluation(facts: dict[str, Any]) -> list[str]:
 
 
 def status(
-    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    workspace: o.WorkspaceArgument = m.DEFAULT_WORKSPACE,
     verify: Verify = False,
     layers: Layers = False,
     as_json: o.AsJson = False,
@@ -165,7 +167,7 @@ def _some(names: list[str], most: int = 8) -> str:
 
 
 def report(
-    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    workspace: o.WorkspaceArgument = m.DEFAULT_WORKSPACE,
     out: ReportOut = None,
     generation: o.GenerationOption = None,
     as_json: o.AsJson = False,

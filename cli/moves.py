@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import columns, print_result
 from edge_pslora.cli.quiet import working
@@ -54,7 +55,7 @@ Rule = Annotated[
 
 
 def rollback(
-    workspace: o.WorkspaceArgument = o.DEFAULT_WORKSPACE,
+    workspace: o.WorkspaceArgument = m.DEFAULT_WORKSPACE,
     to: To = None,
     as_json: o.AsJson = False,
     debug: o.Debug = False,

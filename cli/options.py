@@ -1,4 +1,4 @@
-"""The options of every command: names, units, defaults and the one line of help each."""
+"""The options of every command but for model and data: names, units, defaults, one line of help each."""
 
 from __future__ import annotations
 
@@ -13,139 +13,15 @@ from edge_pslora.config import (
     HistoryCache,
     MergeRule,
     StabilityReading,
-    TaskType,
 )
 
-DEFAULT_WORKSPACE = Path("edge-pslora")
-
-MODEL, DATA, BUDGETS = "Model", "Data", "Budgets"
+BUDGETS = "Budgets"
 LEARNING, STABILITY, GATE, OUTPUT = "Learning", "Stability and merge", "Promotion", "Output and run"
 
 WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Workspace folder.")]
-DataArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DATA",
-        help="A .npz (x, y), .csv or .jsonl file, a folder of class folders with images, or a "
-        "folder with train.jsonl, valid.jsonl, test.jsonl.",
-    ),
-]
 GenerationOption = Annotated[
     int | None,
     typer.Option("--generation", metavar="N", min=1, help="Generation; default: the current one."),
-]
-
-# Model
-Workspace = Annotated[
-    Path,
-    typer.Option("--workspace", metavar="DIR", help="Workspace folder.", rich_help_panel=MODEL),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="SRC",
-        help="Needed the first time: a Hugging Face folder, package.module:factory, or auto.",
-        rich_help_panel=MODEL,
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Safetensors file for package.module:factory.", rich_help_panel=MODEL
-    ),
-]
-Target = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Layer to adapt: a name, its end or a pattern with *; repeatable. Default: auto.",
-        rich_help_panel=MODEL,
-    ),
-]
-HeadModule = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Name of the model's own classifier layer. Default: found by itself.",
-        rich_help_panel=MODEL,
-    ),
-]
-MaxLength = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TOKENS",
-        help="Longest text, in tokens. Default: 128.",
-        rich_help_panel=MODEL,
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PIXELS",
-        min=1,
-        help="Side of the square that images are scaled to. Default: the model's own.",
-        rich_help_panel=MODEL,
-    ),
-]
-ImageMean = Annotated[
-    str | None,
-    typer.Option(
-        metavar="X[,Y,Z]",
-        help="Mean of the pixels (0 to 1), one or per channel. Default: the model's own.",
-        rich_help_panel=MODEL,
-    ),
-]
-ImageStd = Annotated[
-    str | None,
-    typer.Option(
-        metavar="X[,Y,Z]",
-        help="Standard deviation of the pixels, likewise.",
-        rich_help_panel=MODEL,
-    ),
-]
-
-# Data
-Task = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Name of this session's task. Default: the name of DATA.",
-        rich_help_panel=DATA,
-    ),
-]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Column or key of the label. Default: label, or the last column.",
-        rich_help_panel=DATA,
-    ),
-]
-TextColumn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Column or key of the text. Default: text.",
-        rich_help_panel=DATA,
-    ),
-]
-Missing = Annotated[
-    list[float] | None,
-    typer.Option(
-        metavar="NUMBER",
-        help="Number that stands for a missing value, such as -9; repeatable.",
-        rich_help_panel=DATA,
-    ),
-]
-TaskTypeOption = Annotated[
-    TaskType | None,
-    typer.Option(
-        "--task-type",
-        metavar="TYPE",
-        help="classification or regression. Default: seen from the labels.",
-        rich_help_panel=DATA,
-    ),
 ]
 
 # Budgets

@@ -10,8 +10,10 @@ from edge_pslora.errors import UsageError
 StabilityReading = Literal["elementwise", "product"]
 HistoryCache = Literal["none", "int8"]
 MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
-HeadKind = Literal["auto", "analytic", "linear"]
-TaskType = Literal["classification", "regression"]
+HeadKind = Literal["auto", "analytic", "linear", "label-text"]
+TaskType = Literal["classification", "regression", "multilabel", "language"]
+
+TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
 MERGE_RULES: tuple[MergeRule, ...] = (
     "max_magnitude",
@@ -105,9 +107,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.kind in ("auto", "analytic", "linear"),
+            self.kind in ("auto", "analytic", "linear", "label-text"),
             "--head",
-            "auto, analytic or linear",
+            "auto, analytic, linear or label-text",
             self.kind,
         )
         _require(self.ridge > 0, "--ridge", "more than 0", self.ridge)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edge_pslora.config import TaskType
+from edge_pslora.config import TASK_TYPES, TaskType
 from edge_pslora.errors import UsageError
 
 
@@ -40,9 +40,9 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         _require(
-            self.task_type in (None, "classification", "regression"),
+            self.task_type is None or self.task_type in TASK_TYPES,
             "--task-type",
-            "classification or regression",
+            " or ".join(TASK_TYPES),
             self.task_type,
         )
         _require(all(map(math.isfinite, self.missing)), "--missing", "numbers", self.missing)

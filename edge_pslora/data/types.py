@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,19 @@ import numpy.typing as npt
 
 from edge_pslora.config import TaskType
 
-Modality = Literal["table", "array", "text", "image"]
+Modality = Literal["table", "array", "text", "image", "audio"]
+
+_BETWEEN_LABELS = "\x1f"  # a control character, which no label can hold
+
+
+def join_labels(labels: Iterable[str]) -> str:
+    """The set of labels of one multi-label sample as one string, the same in every order."""
+    return _BETWEEN_LABELS.join(sorted(set(labels)))
+
+
+def split_labels(joined: str) -> tuple[str, ...]:
+    """The inverse of `join_labels`; "" is a sample without any label."""
+    return tuple(joined.split(_BETWEEN_LABELS)) if joined else ()
 
 
 @dataclass(frozen=True)
@@ -28,8 +40,9 @@ class Samples:
     """N samples of one modality.
 
     inputs: table: float32 [N, F], NaN = missing; array: float32 [N, ...]; text: N strings;
-        image: N paths of files known to decode.
-    targets: classification: N strings (label names); regression: float32 [N].
+        image, audio: N paths of files known to decode.
+    targets: classification: N strings (label names); multilabel: N strings, see `join_labels`;
+        language: N empty strings, the text is its own target; regression: float32 [N].
     """
 
     modality: Modality
