@@ -82,7 +82,7 @@ def start_from(
     """The memory to go on from; the model gets the parent's weights."""
     if parent is None:
         targets = find_targets(model.backbone.model, config.lora.target_modules)
-        return first_memory(model, targets, config, train.targets), None, targets
+        return first_memory(model, targets, config, train.task_type, train.targets), None, targets
     memory = load_memory(parent)
     load_merged(model, parent)
     patterns = config.lora.target_modules
