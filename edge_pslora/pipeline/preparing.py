@@ -118,6 +118,28 @@ def _require_same_head(config: AdaptConfig, memory: Memory) -> None:
         )
 
 
+def adapter_parameters(targets: tuple[Target, ...], config: AdaptConfig) -> int:
+    """How many numbers the adapters hold: A [r, in] and B [out, r] of every target."""
+    return sum(config.lora.rank * sum(target.shape) for target in targets)
+
+
+def described(model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig) -> str:
+    """What a session is about to train, in one line."""
+    trained = adapter_parameters(targets, config)
+    total = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    ends = dict.fromkeys(".".join(target.name.split(".")[-2:]) for target in targets)
+    names = list(dict.fromkeys(_without_numbers(end) for end in ends))
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"rank {config.lora.rank} on {len(targets)} layers ({shown}): "
+        f"{trained:,} of {total:,} parameters are trained"
+    )
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
 def with_targets(config: AdaptConfig, targets: tuple[Target, ...]) -> AdaptConfig:
     names = tuple(t.name for t in targets)
     return replace(config, lora=replace(config.lora, target_modules=names))

@@ -27,6 +27,8 @@ from edge_pslora.pipeline.opening import (
     removed_on_error,
 )
 from edge_pslora.pipeline.preparing import (
+    adapter_parameters,
+    described,
     grown_anchors,
     held_anchors,
     parts,
@@ -130,6 +132,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     train, held = run.train, run.held
     memory, anchors, targets = start_from(parent, model, run.config, train)
     config = with_targets(run.config, targets)
+    run.stages.progress.say(described(model, targets, config))
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
@@ -159,6 +162,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     tasks, by_session = _task_names(parent, run.task), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
     metrics["tasks"] = tasks
+    metrics["adapter_parameters"] = adapter_parameters(targets, config)
     by_task = {tasks[number - 1]: value for number, value in by_session}
     metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
