@@ -7,8 +7,9 @@ first pattern that matches the end of a path sets its rank and alpha.
 The flag fan_in_fan_out stands for all layers; which ones are transformers' Conv1D, whose weights are
 [in, out], is said by `transposed` of the sidecar: a merge of files needs it where in = out.
 
-PEFT up to 0.21 applies an adapter of MultiheadAttention's out_proj twice (its pull request 3774):
-the files say what PEFT documents, so such an adapter is right here and wrong there until then.
+PEFT up to 0.21 applies an adapter of MultiheadAttention's out_proj twice (its pull request 3774), and
+runs that of a convolution without its dilation and padding mode, though its merge_and_unload has
+them: the files say what PEFT documents, so such an adapter is right here and wrong there until then.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ CASES = {
     "transposed": (Gpt, (2, 5, 6)),
     "mixed": (Mixed, (2, 5, 6)),
 }
+# PEFT 0.21 gives lora_A neither the dilation nor the padding mode of its layer; its merge is right
+PEFT_FORGETS = ("conv1d, dilated", "conv1d, circular")
 SILENT = [name for name in CASES if name != "mixed"]
 
 
@@ -122,6 +124,9 @@ def test_four_ways_give_one_result(tmp_path: Path, name: str) -> None:
         if name not in SILENT:  # PEFT warns wherever the kind changes, whatever the flag says
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         peft = PeftModel.from_pretrained(other, str(folder)).eval()
+    if name in PEFT_FORGETS:
+        assert not torch.allclose(peft(x), expected, atol=1e-2), "PEFT is right now: drop this case"
+        peft = peft.merge_and_unload()
     torch.testing.assert_close(peft(x), expected, rtol=1e-4, atol=1e-4)
 
     base = {key: value.numpy() for key, value in before.items()}
