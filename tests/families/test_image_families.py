@@ -99,6 +99,6 @@ def test_a_second_session_with_new_labels(tmp_path: Path) -> None:
     assert results[1].metrics["labels"] == [*LABELS, "digit 4"]
     generation = Workspace.open(tmp_path / "w").generation(results[1].generation)
     assert generation.labels == (*LABELS, "digit 4")
-    if results[1].promoted:
-        found = served(tmp_path / "w")
-        assert_parity(found, batches(found, tmp_path / "14"))
+    assert results[1].promoted, results[1].reason
+    found = served(tmp_path / "w")
+    assert_parity(found, batches(found, tmp_path / "14"))
