@@ -12,7 +12,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.load import load_model
-from edge_pslora.models.types import EncodedInputs, LoadedModel
+from edge_pslora.models.types import EncodedInputs, GivenModule, LoadedModel
 from edge_pslora.pipeline.judging import onnx_logits, sample_scores, score
 from edge_pslora.pipeline.memory_files import load_memory, load_merged
 from edge_pslora.pipeline.opening import require_same_kind, source_from_dict
@@ -54,12 +54,14 @@ def evaluate(
     generation: int | None = None,
     read: ReadOptions | None = None,
     compare_torch: bool = False,
+    model: GivenModule | None = None,
 ) -> EvalResult:
     """The score of a generation on `data`, or on its test part where it has one.
 
     Args:
         generation: a number; None: the one that serves.
         compare_torch: also run the torch model on every sample.
+        model: the module of a workspace whose model was handed over from Python.
 
     Raises:
         EdgePsloraError: nothing is published, or the data does not fit.
@@ -72,14 +74,14 @@ def evaluate(
     source = source_from_dict(opened.header.source)
     require_same_kind(opened, source, dataset)
     samples = dataset.test if dataset.test is not None else dataset.train
-    model = load_model(source, opened.base)
-    inputs = model.encoder.encode(samples)
+    loaded = load_model(source, opened.base, model)
+    inputs = loaded.encoder.encode(samples)
     head = load_memory(chosen).head
     logits = onnx_logits(open_onnx(chosen.file(layout.ONNX)), inputs)
     scores = sample_scores(logits, samples.targets, head)
     agreement = error = None
     if compare_torch:
-        agreement, error = _compare(model, chosen, head, inputs, logits)
+        agreement, error = _compare(loaded, chosen, head, inputs, logits)
     return EvalResult(
         chosen.number,
         "r2" if head.task_type == "regression" else "accuracy",

@@ -15,6 +15,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
+from edge_pslora.models.types import ModelArgument
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -52,7 +53,7 @@ from edge_pslora.workspace.workspace import Workspace
 def adapt(
     data: Path | str,
     *,
-    model: str | None = None,
+    model: ModelArgument | None = None,
     weights: Path | None = None,
     workspace: Path | str = "edge-pslora",
     task: str | None = None,
@@ -65,7 +66,9 @@ def adapt(
 
     Args:
         data: a file or folder, see `edge_pslora.data.read.read_dataset`.
-        model: a Hugging Face folder, "package.module:factory" or "auto"; needed the first time.
+        model: a Hugging Face folder, "package.module:factory", a .pt2 file or "auto"; needed the
+            first time. Or an nn.Module, or a function that returns one, which is copied, never
+            changed, and needed in every session: then its weights are the workspace's.
         weights: a safetensors file for a factory's module.
         workspace: the folder to create or to go on with.
         task: the session's name; default: the name of `data`.
@@ -103,7 +106,7 @@ def adapt(
         return _session(run, digest)
 
 
-def _threads(workspace: Path, model: str | None) -> int | None:
+def _threads(workspace: Path, model: ModelArgument | None) -> int | None:
     """One for the small built-in networks; any number for others."""
     if Workspace.exists(workspace):
         kind = Workspace.open(workspace).header.source.get("kind")
