@@ -164,7 +164,9 @@ def _require_same_model(workspace: Workspace, source: ModelSource, request: Mode
             str(workspace.path),
             expected=f"the model it was made for ({source.kind} {source.reference})".rstrip(),
             found=f"--model {argument}" + (f" --weights {weights}" if weights else ""),
-            remedy="leave --model out, or use another --workspace",
+            remedy="leave --model out, or use another --workspace"
+            if source.kind != "object"
+            else "give model= that module, or use another workspace",
         )
 
 
