@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from edge_pslora.models.pt2_archive import Stored
 from edge_pslora.models.pt2_program import Program, Ref, State, Step, bound
@@ -21,9 +20,12 @@ from edge_pslora.models.pt2_program import Program, Ref, State, Step, bound
 
 @dataclass(frozen=True)
 class _Call:
-    """A step that calls the layer of that dotted name."""
+    """Stands in a step for the layer of that dotted name."""
 
     path: str
+
+    def __call__(self, net: nn.Module, *args: Any) -> Any:
+        return net.get_submodule(self.path)(*args)
 
 
 class ExportedNet(nn.Module):
@@ -57,10 +59,8 @@ class ExportedNet(nn.Module):
         for number, step in enumerate(self.steps):
             args = [self._value(argument, values) for argument in step.args]
             kwargs = {name: self._value(item, values) for name, item in step.kwargs.items()}
-            if isinstance(step.call, _Call):
-                result = self.get_submodule(step.call.path)(*args)
-            else:
-                result = step.call(*args, **kwargs)
+            net = (self,) if isinstance(step.call, _Call) else ()
+            result = step.call(*net, *args, **kwargs)
             if isinstance(step.outputs, str):
                 values[step.outputs] = result
             else:
@@ -152,7 +152,8 @@ def _layer(
     else:
         return None
     settings = f"{cls.__name__} {sizes} {sorted(flag.items())}"
-    return (lambda: skip_init(cls, *sizes, **flag)), settings
+    # its own numbers are overwritten by those of the file
+    return (lambda: cls(*sizes, **flag)), settings
 
 
 def _full(value: Any, rank: int) -> list[int]:

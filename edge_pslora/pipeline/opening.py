@@ -15,6 +15,7 @@ from edge_pslora.core.history import pool_bytes
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import BudgetError, InputError, UsageError, WorkspaceError
 from edge_pslora.models.exported import PROGRAM_FILE
+from edge_pslora.models.hf_shards import has_shards, merged_sha256
 from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import GivenModule, LoadedModel, ModelArgument, ModelSource
@@ -149,6 +150,8 @@ def _require_same_model(workspace: Workspace, source: ModelSource, request: Mode
     elif source.kind == "exported":
         known = workspace.header.base_files[PROGRAM_FILE].sha256
         same = Path(argument).is_file() and _sha256(Path(argument)) == known
+    elif source.kind == "huggingface" and has_shards(Path(argument)):
+        same = merged_sha256(Path(argument)) == workspace.header.base_files[layout.MODEL].sha256
     elif source.kind == "huggingface" and (Path(argument) / layout.MODEL).is_file():
         weights = Path(argument) / layout.MODEL
         same = True
