@@ -76,6 +76,6 @@ def test_a_folder_in_shards_is_known_again(tmp_path: Path) -> None:
         assert result.generation == number
     shard = min(base.glob("model-*.safetensors"))
     content = shard.read_bytes()
-    shard.write_bytes(content[:-4] + bytes(4))
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(WorkspaceError, match="the model it was made for"):
         adapt(data, model=str(base), workspace=tmp_path / "w", config=CONFIG)
