@@ -14,6 +14,7 @@ from edge_pslora.data.read import read_dataset
 from edge_pslora.exporters.parity import agree
 from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.models.load import load_model
+from edge_pslora.models.types import GivenModule
 from edge_pslora.pipeline.judging import BATCH, Held, judged
 from edge_pslora.pipeline.memory_files import load_memory, load_merged
 from edge_pslora.pipeline.opening import require_same_kind, source_from_dict
@@ -56,12 +57,14 @@ def evaluate(
     generation: int | None = None,
     read: ReadOptions | None = None,
     compare_torch: bool = False,
+    model: GivenModule | None = None,
 ) -> EvalResult:
     """The score of a generation on `data`, or on its test part where it has one.
 
     Args:
         generation: a number; None: the one that serves.
         compare_torch: also run the torch model on every sample.
+        model: the module of a workspace whose model was handed over from Python.
 
     Raises:
         EdgePsloraError: nothing is published, or the data does not fit.
@@ -74,16 +77,16 @@ def evaluate(
     source = source_from_dict(opened.header.source)
     require_same_kind(opened, source, dataset)
     samples = dataset.test if dataset.test is not None else dataset.train
-    model = load_model(source, opened.base)
-    held = Held(model.encoder.encode(samples), samples.targets)
+    loaded = load_model(source, opened.base, model)
+    held = Held(loaded.encoder.encode(samples), samples.targets)
     head = load_memory(chosen).head
     task = TASKS[head.task_type]
     runner = open_onnx(chosen.file(layout.ONNX))
     found = judged(runner, held, head)[0]
     agreement = error = None
     if compare_torch:
-        load_merged(model, chosen)
-        agreement, error = _compare(with_head(model.backbone, head).eval(), runner, held, task)
+        load_merged(loaded, chosen)
+        agreement, error = _compare(with_head(loaded.backbone, head).eval(), runner, held, task)
     return EvalResult(
         chosen.number,
         task.metric,

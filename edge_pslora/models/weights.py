@@ -30,7 +30,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise _bad(path, f"a {path.suffix} file, which may hold a pickle")
     if not path.is_file():
         raise _bad(path, "a folder" if path.is_dir() else "no such file")
-    _check_header(path)
+    read_safetensors_header(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -101,8 +101,14 @@ def freeze(module: nn.Module) -> nn.Module:
     return module.float().eval().requires_grad_(False)
 
 
-def _check_header(path: Path) -> None:
-    """What the safetensors library lets pass: a giant header and a name that occurs twice."""
+def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """(the header, position of the first byte of data).
+
+    Checks what the safetensors library lets pass: a giant header and a name that occurs twice.
+
+    Raises:
+        ModelError: no header, or a damaged one.
+    """
     with path.open("rb") as file:
         prefix = file.read(8)
         size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
@@ -115,6 +121,7 @@ def _check_header(path: Path) -> None:
         raise _bad(path, f"a damaged header ({error})") from error
     if not isinstance(header, dict):
         raise _bad(path, "a damaged header")
+    return header, 8 + size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Candidate:
     """A finished session that may become generation `number`.
 
     anchors: those it will keep. notes: what the user should hear of, one sentence each.
+    imported: names of the adapters that count as the sessions before the first.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Candidate:
     data: SessionData
     config: AdaptConfig
     notes: tuple[str, ...] = ()
+    imported: tuple[str, ...] = ()
 
 
 def write_candidate(
@@ -73,7 +75,9 @@ def write_candidate(
             "generation": candidate.number,
             "merge": config.merge,
             "base_digest": workspace.header.base_digest,
-            "applies_to": "the merged weights of the parent generation; for the first, the base",
+            "applies_to": "the merged weights of the parent generation; for the first, the base"
+            + (" with the imported adapters" if candidate.imported else ""),
+            "imported": list(candidate.imported),
         },
     )
     write_memory(folder, result.memory, candidate.anchors, config.budget.history_bytes)

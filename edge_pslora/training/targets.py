@@ -84,7 +84,9 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...
         if pattern == "auto":
             chosen |= _auto([t for t in candidates.values() if t.weight_name not in tied])
             continue
-        matched = {name for name, _ in model.named_modules() if name and _matches(name, pattern)}
+        names = [name for name, _ in model.named_modules() if name]
+        # a whole name is that layer alone, also where another one's name ends like it
+        matched = {pattern} if pattern in names else {n for n in names if _matches(n, pattern)}
         usable = matched & candidates.keys()
         if not usable:
             raise _no_match(model, pattern, matched)
