@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from edge_pslora.errors import ModelError
+from edge_pslora.models.hf_folder import WEIGHTS_FILE as WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 

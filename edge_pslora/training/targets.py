@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import nn
 
 from edge_pslora.errors import ModelError
+from edge_pslora.models.target_names import auto_names, matches
 
 TargetKind = Literal["linear", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"]
-
-# What `auto` means for a transformer: query, value and both feed-forward products, under the names
-# that the families give them.
-TRANSFORMER_NAMES = (
-    *("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj"),
-    *("intermediate.dense", "output.dense", "lin1", "lin2", "fc1", "fc2", "up_proj", "down_proj"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...
         if pattern == "auto":
             chosen |= _auto([t for t in candidates.values() if t.weight_name not in tied])
             continue
-        matched = {name for name, _ in model.named_modules() if name and _matches(name, pattern)}
+        matched = {name for name, _ in model.named_modules() if name and matches(name, pattern)}
         usable = matched & candidates.keys()
         if not usable:
             raise _no_match(model, pattern, matched)
@@ -115,24 +108,11 @@ def _candidates(model: nn.Module) -> list[Target]:
 
 
 def _auto(candidates: Sequence[Target]) -> set[str]:
-    by_name = {
-        t.name
-        for t in candidates
-        if t.kind == "linear"
-        and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
-        # BERT's names for the second feed-forward product and the attention's output end alike
-        and not _matches(t.name, "attention.output.dense")
-    }
-    by_name |= {t.name for t in candidates if t.kind == "mha_in_proj"}
-    if by_name:
-        return by_name
-    # elsewhere the upper two thirds: the first layers are the most general and the dearest to train
-    layers = [t.name for t in candidates if t.kind in ("linear", "conv2d")]
-    return set(layers[-math.floor(len(layers) * 2 / 3) :]) if len(layers) > 1 else set(layers)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith("." + pattern) or fnmatchcase(name, pattern)
+    return auto_names(
+        linear=[t.name for t in candidates if t.kind == "linear"],
+        packed=[t.name for t in candidates if t.kind == "mha_in_proj"],
+        layers=[t.name for t in candidates if t.kind in ("linear", "conv2d")],
+    )
 
 
 def _tied_weights(model: nn.Module) -> dict[str, list[str]]:
