@@ -104,7 +104,8 @@ def _describe_data(facts: Mapping[str, Any]) -> list[str]:
         read, size = format_size(facts["bytes_read"]), format_size(facts["bytes"])
         rows.append(("read", f"the first {read} of {size}; classes and bad rows are of these"))
     rows.append(("fits", "--model " + ", or ".join(facts["fits"])))
-    return [f"Data: {facts['source']}", *columns(rows)]
+    notes = [f"note: {note}" for note in facts["notes"]]
+    return [f"Data: {facts['source']}", *columns(rows), *notes]
 
 
 def _whole(facts: Mapping[str, Any], rows: int) -> int:

@@ -147,3 +147,7 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> int:
 
 def _facts(name: str, code: int, message: str) -> dict[str, str | int]:
     return {"error": name, "exit_code": code, "message": message}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

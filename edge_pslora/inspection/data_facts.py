@@ -66,6 +66,7 @@ def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
             bytes_read=part.bytes_read,
             sample=_sample(data, options),
             fits=FITS[train.modality],
+            notes=data.notes,
         )
 
 
@@ -135,12 +136,13 @@ def _columns(
     if data.train.task_type == "language":
         return None, options.text_column or "text"
     if file is None:
-        return "the name of the folder", None
+        media = data.train.modality in ("image", "audio")
+        return "the name of the folder" if media else options.label_column, None
     suffix = file.suffix.casefold()
     if suffix in JSON_LINES:
         return options.label_column or "label", options.text_column or "text"
     if suffix not in TABLES:
-        return "y", None
+        return "y" if suffix == ".npz" else options.label_column, options.text_column
     columns = find_columns(_first_row(file, options), options, shown(file))
     text = None if columns.text is None else columns.names[columns.text]
     return columns.names[columns.label], text

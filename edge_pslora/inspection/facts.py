@@ -33,7 +33,8 @@ class DataFacts:
     features: names of the columns; shape: of one sample. missing: column -> cells without a number;
     constant: columns with one value, in the training part. target_range: least, mean and greatest
     value of a quantity. complete: False where only the first `bytes_read` of `bytes` were read, and
-    all counts are of those. sample: of pictures, whose headers alone were read otherwise.
+    all counts are of those. sample: of pictures, whose headers alone were read otherwise. notes: the
+    readers' own sentences.
     """
 
     source: str
@@ -54,6 +55,7 @@ class DataFacts:
     bytes_read: int
     sample: MediaSample | None
     fits: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
