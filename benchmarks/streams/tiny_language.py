@@ -1,4 +1,4 @@
-"""A small language model made here, since no pretrained one is at hand offline: news, learned in a minute."""
+"""A small language model made here, news learned in a minute: no pretrained one is at hand offline."""
 
 from __future__ import annotations
 
