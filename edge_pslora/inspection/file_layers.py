@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,7 @@ _FIRST = frozenset(
     )
 )
 _LAST = frozenset(("conv_1x1", "reduce_1x1", "pooler", "classifier", "head", "score"))
+_LINEAR = ("linear", "transposed_linear")
 # Conv1D of the GPT-2 family: the weight of a linear layer, stored as [in, out].
 _TRANSPOSED = frozenset(("c_attn", "c_proj", "c_fc", "q_attn"))
 
@@ -52,7 +54,7 @@ def choose(layers: Sequence[LayerFacts], patterns: Sequence[str]) -> tuple[Layer
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             raise ModelError(
                 f"--target {pattern}",
-                expected="a Linear, Conv2d with one group, Embedding or MultiheadAttention layer",
+                expected="a Linear, Conv1d or Conv2d with one group, Embedding or MultiheadAttention layer",
                 found=f"no such layer; the file has {', '.join(names[:6]) or 'none'}{more}",
                 remedy="name another target",
             )
@@ -62,14 +64,14 @@ def choose(layers: Sequence[LayerFacts], patterns: Sequence[str]) -> tuple[Layer
 
 def by_transformer_names(layers: Sequence[LayerFacts]) -> bool:
     """Whether `auto` goes by names that mean the same in every family, whatever the order is."""
-    return bool(auto_names(_of(layers, "linear"), _of(layers, "mha_in_proj"), ()))
+    return bool(auto_names(_of(layers, *_LINEAR), _of(layers, "mha_in_proj"), ()))
 
 
 def _auto(layers: Sequence[LayerFacts]) -> set[str]:
     return auto_names(
-        linear=_of(layers, "linear"),
+        linear=_of(layers, *_LINEAR),
         packed=_of(layers, "mha_in_proj"),
-        layers=_of(layers, "linear", "conv2d"),
+        layers=_of(layers, *_LINEAR, "conv1d", "conv2d"),
     )
 
 
@@ -89,13 +91,14 @@ def _layer(
     if len(shape) == 2 and _EMBEDDING.fullmatch(own):
         return LayerFacts(module, "embedding", name, (shape[1], shape[0]))
     if len(shape) == 2 and own in _TRANSPOSED:
-        return LayerFacts(module, "conv1d", name, (shape[1], shape[0]))
+        return LayerFacts(module, "transposed_linear", name, (shape[1], shape[0]))
     if len(shape) == 2:
         packed = f"{module.rpartition('.')[0]}.in_proj_weight" in specs and own == "out_proj"
         return LayerFacts(module, "mha_out_proj" if packed else "linear", name, shape[:2])
     # one channel a kernel: depthwise, unless the pictures are grey and this is their first layer
-    if len(shape) == 4 and (shape[1] > 1 or channels == 1 or shape[0] == 1):
-        return LayerFacts(module, "conv2d", name, (shape[0], shape[1] * shape[2] * shape[3]))
+    if len(shape) in (3, 4) and (shape[1] > 1 or channels == 1 or shape[0] == 1):
+        kind = "conv1d" if len(shape) == 3 else "conv2d"
+        return LayerFacts(module, kind, name, (shape[0], math.prod(shape[1:])))
     return None
 
 
