@@ -37,6 +37,15 @@ CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 2, 1]}
 MOBILE = {"image_size": 32, "depth_multiplier": 0.25}
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32, "window_size": 4}
+WAVE = {
+    **SIZES,
+    "conv_dim": [8, 8],
+    "conv_stride": [2, 2],
+    "conv_kernel": [3, 3],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
 # config class, sizes, class without a head, class with one
 FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "bert": ("BertConfig", TEXT, "BertModel", "BertForSequenceClassification"),
@@ -60,6 +69,26 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
         *("MobileNetV2Config", MOBILE, "MobileNetV2Model"),
         "MobileNetV2ForImageClassification",
     ),
+    "wav2vec2": ("Wav2Vec2Config", WAVE, "Wav2Vec2Model", "Wav2Vec2ForSequenceClassification"),
+    "audio-spectrogram-transformer": (
+        *("ASTConfig", {**SIZES, "num_mel_bins": 16, "max_length": 32}),
+        *("ASTModel", "ASTForAudioClassification"),
+    ),
+    "albert": (
+        "AlbertConfig",
+        {**TEXT, "embedding_size": 16},
+        "AlbertModel",
+        "AlbertForSequenceClassification",
+    ),
+    "mpnet": ("MPNetConfig", TEXT, "MPNetModel", "MPNetForSequenceClassification"),
+    "deberta": ("DebertaConfig", TEXT, "DebertaModel", "DebertaForSequenceClassification"),
+    "dinov2": ("Dinov2Config", IMAGE, "Dinov2Model", "Dinov2ForImageClassification"),
+    "convnextv2": (
+        "ConvNextV2Config",
+        CONVNEXT,
+        "ConvNextV2Model",
+        "ConvNextV2ForImageClassification",
+    ),
     "llama": ("LlamaConfig", TEXT, "LlamaModel", "LlamaForCausalLM"),
     "qwen2": (
         *("Qwen2Config", {**TEXT, "tie_word_embeddings": True, "num_key_value_heads": 2}),
@@ -70,6 +99,7 @@ CASES = [(family, headed) for family in FAMILIES for headed in (False, True)]
 AUTO = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",
+    "ForAudioClassification": "AutoModelForAudioClassification",
     "ForCausalLM": "AutoModelForCausalLM",
 }
 
@@ -102,6 +132,8 @@ def _load(folder: Path, name: str) -> tuple[nn.Module, dict[str, str]]:
     """The model as import_folder leaves it, and state name -> name in the file."""
     import transformers
 
+    if name.startswith("Wav2Vec2For"):
+        name = "ForAudioClassification"
     auto = next((a for end, a in AUTO.items() if name.endswith(end)), "AutoModel")
     with quiet(transformers):
         model = getattr(transformers, auto).from_pretrained(folder, local_files_only=True)
