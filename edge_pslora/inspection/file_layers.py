@@ -96,7 +96,8 @@ def _layer(
         packed = f"{module.rpartition('.')[0]}.in_proj_weight" in specs and own == "out_proj"
         return LayerFacts(module, "mha_out_proj" if packed else "linear", name, shape[:2])
     # one channel a kernel: depthwise, unless the pictures are grey and this is their first layer
-    if len(shape) in (3, 4) and (shape[1] > 1 or channels == 1 or shape[0] == 1):
+    grey = channels == 1 and not _FIRST.isdisjoint(module.split("."))
+    if len(shape) in (3, 4) and (shape[1] > 1 or grey):
         kind = "conv1d" if len(shape) == 3 else "conv2d"
         return LayerFacts(module, kind, name, (shape[0], math.prod(shape[1:])))
     return None

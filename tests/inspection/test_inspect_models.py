@@ -276,3 +276,11 @@ def test_auto_says_what_it_stands_for() -> None:
     assert isinstance(facts, ModelFacts)
     assert facts.kind == "auto"
     assert any("Tables" in note for note in facts.notes)
+
+
+def test_the_first_layer_of_grey_pictures_is_no_grouped_convolution(tmp_path: Path) -> None:
+    name = _save(tmp_path, "resnet", headed=False, num_channels=1)
+    model, _ = _load(tmp_path, name)
+    first = "embedder.embedder.convolution"
+    assert [t.shape for t in find_targets(model, (first,))] == [(8, 49)]
+    assert [t.shape for t in _inspect(tmp_path, first).targets] == [(8, 49)]
