@@ -43,8 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "merge_files": GROUND | {"workspace", "merge_plan", "merge_tiles"},
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
+    "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "demo", "merge_files"},
+    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
@@ -64,6 +65,7 @@ TORCH_FREE = [
     "edge_pslora.exporters.run",
     "edge_pslora.exporters.export",
     "edge_pslora.data.read",
+    "edge_pslora.inspection.source",
     "edge_pslora.core.merge",
     "edge_pslora.core.gate",
     "edge_pslora.report",

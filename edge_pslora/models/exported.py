@@ -17,7 +17,8 @@ from edge_pslora.models.pt2_archive import Archive, bad, read_archive
 from edge_pslora.models.pt2_module import ExportedNet
 from edge_pslora.models.pt2_program import Program, parse_program
 from edge_pslora.models.types import LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, write_weights
+from edge_pslora.models.weights import write_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 SUFFIX = ".pt2"
 PROGRAM_FILE = "model.pt2"  # in base/

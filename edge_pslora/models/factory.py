@@ -20,14 +20,8 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import LoadedModel, ModelSource
 from edge_pslora.models.user_module import build_module
-from edge_pslora.models.weights import (
-    WEIGHTS_FILE,
-    float_dtype,
-    freeze,
-    load_into,
-    read_weights,
-    write_weights,
-)
+from edge_pslora.models.weights import float_dtype, freeze, load_into, read_weights, write_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 DEFAULT_IMAGE_SIZE = 96
 

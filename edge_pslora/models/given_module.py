@@ -15,7 +15,8 @@ from edge_pslora.models.factory import describe, rebuild, require_no_tokenizer
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import GivenModule, LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, write_weights
+from edge_pslora.models.weights import write_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 WHERE = "model="
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.encode_image import BILINEAR, ImageSettings, three
 from edge_pslora.models.hf_shards import has_shards, write_merged
+from edge_pslora.models.image_settings import BILINEAR, ImageSettings, three
 from edge_pslora.models.options import ModelOptions
-from edge_pslora.models.weights import WEIGHTS_FILE
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

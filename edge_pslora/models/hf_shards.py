@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.weights import WEIGHTS_FILE, read_safetensors_header
+from edge_pslora.models.weights_header import WEIGHTS_FILE, read_safetensors_header
 
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 CHUNK = 4 << 20

@@ -27,7 +27,8 @@ from edge_pslora.models.hf_parts import (
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, float_dtype, freeze, read_weights
+from edge_pslora.models.weights import float_dtype, freeze, read_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 from edge_pslora.tasks import TASKS
 
 
