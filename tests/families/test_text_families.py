@@ -14,6 +14,7 @@ from tests.families import family_kit
 from tests.families.family_checks import (
     CONFIG,
     Served,
+    assert_only_changed,
     assert_parity,
     assert_transformers_agrees,
     ends,
@@ -86,6 +87,7 @@ def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
     short, long = batches(found)
     assert short["input_ids"].shape != long["input_ids"].shape
     assert_parity(found, (short, long))
+    assert_only_changed(found, tmp_path / "w", targets)
     if headed:
         auto = transformers.AutoModelForSequenceClassification
         assert_transformers_agrees(tmp_path / "w", tmp_path / "out", auto, long)
