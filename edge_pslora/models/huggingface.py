@@ -59,6 +59,7 @@ def import_folder(
     names = trace_names(model, tensors, where)
     chosen["max_length"] = min(options.max_length, position_limit(model) or options.max_length)
     encoder = _encoder(chosen, samples.modality, base_dir, model, where)
+    chosen["notes"] += _token_notes(encoder, model)
     inputs = encoder.encode(samples.take(probe_indices(samples))).batch(
         np.arange(min(2, len(samples)))
     )
@@ -69,7 +70,7 @@ def import_folder(
             chosen["pooling"], chosen["head_module"] = "logits", name
             chosen["head_labels"] = head_labels(config, head.out_features, samples)
         else:
-            chosen["notes"] = [
+            chosen["notes"] += [
                 "The model's own classifier is not used: it does not end in a Linear."
             ]
             model = _open(base_dir, samples.modality, False, where)
@@ -171,6 +172,17 @@ def _encoder(
     if modality == "image":
         return ImageEncoder(ImageSettings.from_dict(chosen["image"]))
     return load_tokenizer(base_dir, model, int(chosen["max_length"]), where)
+
+
+def _token_notes(encoder: TextEncoder | ImageEncoder, model: nn.Module) -> list[str]:
+    """Padding is masked, so that another pad token changes nothing: but it is another tokenizer's."""
+    own = getattr(model.config, "pad_token_id", None)
+    if not isinstance(encoder, TextEncoder) or own in (None, encoder.pad_id):
+        return []
+    return [
+        f"The tokenizer pads with the id {encoder.pad_id}, config.json says {own}: "
+        "check that they belong to one model."
+    ]
 
 
 def _pooling(

@@ -42,6 +42,7 @@ from edge_pslora.training.merging import (
     running_sums,
     target_weights,
 )
+from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -255,9 +256,7 @@ def _extra_parameters(
     """What is trained besides the adapters: (parts of) a linear head, and norms on request."""
     extra = {f"head.{name}": classifier.head.get_parameter(name) for name in trained_head}
     if config.train.train_norms:
-        for name, module in classifier.backbone.model.named_modules():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d | nn.BatchNorm1d):
-                extra |= {f"{name}.{n}": p for n, p in module.named_parameters()}
+        extra |= norm_parameters(classifier.backbone.model)
     for parameter in extra.values():
         parameter.requires_grad_(True)
     return extra
