@@ -230,6 +230,32 @@ HOSTILE = {
         ),
         "-8 is no size",
     ),
+    "a giant made of one number": (
+        edit_json(
+            CONFIG,
+            lambda c: weight(c)["tensor_meta"].update(
+                sizes=[{"as_int": 10**6}] * 2, strides=[{"as_int": 0}] * 2
+            ),
+        ),
+        "1000000000000 values for head.weight",
+    ),
+    "many views": (
+        edit_json(
+            CONFIG,
+            lambda c: c["config"].update(
+                {
+                    f"v{i}": weight(c)
+                    | {
+                        "tensor_meta": weight(c)["tensor_meta"]
+                        | {"sizes": [{"as_int": 24 - i % 3}, {"as_int": 1}]}
+                        | {"strides": [{"as_int": 1}, {"as_int": i}]}
+                    }
+                    for i in range(5000)
+                }
+            ),
+        ),
+        "many views of the same bytes",
+    ),
     "path as a record": (
         edit_json(CONFIG, lambda c: weight(c).update(path_name="../../../etc/passwd")),
         "raw bytes",

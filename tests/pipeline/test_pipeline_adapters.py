@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
-from edge_pslora.errors import AdapterError, UsageError
+from edge_pslora.errors import AdapterError, EdgePsloraError, UsageError
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
+from edge_pslora.pipeline import run as pipeline_run
 from edge_pslora.pipeline.memory_files import load_memory
 from edge_pslora.workspace.workspace import Workspace
 from tests.pipeline import pipeline_kit as kit
@@ -278,6 +279,23 @@ def test_only_before_the_first_session(tmp_path, source):
     with pytest.raises(UsageError, match="adapters come before everything else"):
         learn(source, tmp_path / "w", folder, config=SOME)
     assert kit.snapshot(tmp_path / "w" / "generations") == before
+
+
+def test_a_session_that_stopped_goes_on_with_the_adapters(tmp_path, source, monkeypatch):
+    folder = saved(tmp_path / "theirs", peft_model())
+    learn(source, tmp_path / "whole", folder, config=SOME)
+
+    def full(*_: object) -> None:
+        raise EdgePsloraError("disk", expected="space", found="none", remedy="free some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_run, "write_candidate", full)
+        with pytest.raises(EdgePsloraError, match="free some"):
+            learn(source, tmp_path / "w", folder, config=SOME)
+    assert (tmp_path / "w" / "workspace.json").exists()
+    assert learn(source, tmp_path / "w", folder, config=SOME).metrics["sessions"] == 2
+    for name in ("model.safetensors", "history.safetensors", "model.onnx"):
+        assert kit.files_of(tmp_path / "w", 1)[name] == kit.files_of(tmp_path / "whole", 1)[name]
 
 
 def test_from_the_command_line(tmp_path, source, run):
