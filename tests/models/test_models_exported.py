@@ -356,6 +356,16 @@ def test_what_has_to_be_exported_otherwise(net, rows, tmp_path):
         with pytest.raises(ModelError, match=message):
             load(save(tmp_path, model, *inputs, shapes=shapes), rows, base)
 
+    class Still(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                x = x.flatten(1) * 2
+            return self.net(x)
+
     class Two(nn.Module):
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return (a + b).flatten(1)
@@ -368,8 +378,11 @@ def test_what_has_to_be_exported_otherwise(net, rows, tmp_path):
     refused("at most 16", net, one, shapes=({0: torch.export.Dim("batch", max=16)},))
     refused("2: a, b", Two(), one, one, shapes=(*BATCH, *BATCH))
     refused("2 outputs", Pair(), one)
+    refused(r"has no torch\.no_grad", Still().eval(), one)
     refused("float32 input; found float64", net.double(), one.double())
     net.float()
+    wide = nn.Flatten(), torch.randn(2, 1, 4, 4)
+    refused("none among 1 operators; export it with torch.export.export alone", *wide)
     refused(r"samples of shape \[1, 9, 9\]", nn.Flatten(), torch.randn(2, 1, 9, 9))
     refused("training mode|buffer mutation|as they are", net.train(), one)
 
