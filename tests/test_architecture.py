@@ -19,7 +19,7 @@ PACKAGES = {
     "cli": "edge_pslora.cli",
 }
 GROUND = {"errors", "config", "version", "progress", "units"}
-LEAVES = GROUND | {"core", "data", "models"}
+LEAVES = GROUND | {"core", "data", "models", "tasks"}
 PARTS = LEAVES | {"training", "exporters", "workspace", "report"}
 
 # part -> the other parts that it may import; whatever is not listed here does not exist
@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"config", "errors"},
     "data": GROUND,
     "workspace": GROUND | {"core"},
-    "models": GROUND | {"core", "data"},
+    "tasks": GROUND | {"data"},
+    "models": GROUND | {"core", "data", "tasks"},
     "training": LEAVES,
     "exporters": LEAVES | {"workspace"},
     "merge_plan": GROUND | {"workspace"},
@@ -49,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
 FOREIGN = {
     "core": {"torch", "numpy"},
     "data": {"numpy", "PIL"},
+    "tasks": {"numpy", "torch"},
     "workspace": {"numpy", "ml_dtypes"},
     "config": set(),
     "errors": set(),

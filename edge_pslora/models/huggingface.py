@@ -28,6 +28,7 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
 from edge_pslora.models.weights import WEIGHTS_FILE, float_dtype, freeze, read_weights
+from edge_pslora.tasks import TASKS
 
 
 def import_folder(
@@ -154,7 +155,8 @@ def head_labels(config: dict[str, Any], size: int, samples: Samples) -> list[str
         return labels
     if labels == [f"LABEL_{i}" for i in range(size)]:
         numbers = [str(i) for i in range(size)]
-        return numbers if {str(t) for t in samples.targets} <= set(numbers) else None
+        found = TASKS[samples.task_type].labels_in(np.asarray(samples.targets))
+        return numbers if found <= set(numbers) else None
     return labels if len(set(labels)) == size else None
 
 

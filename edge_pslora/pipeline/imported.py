@@ -29,6 +29,9 @@ from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.adapter_folder import CONFIG, WEIGHTS, read_adapter
 from edge_pslora.workspace.adapter_names import rename_among
 
+# the same factors [r, in], [out, r]: only the model knows which of them a layer is
+_PLAIN = {"linear", "transposed_linear", "mha_out_proj"}
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -156,11 +159,9 @@ def _factors(layer: LoraFactors, target: Target, module: nn.Module, where: str) 
     A = torch.from_numpy(layer.A.reshape(layer.rank, -1).copy())
     B = torch.from_numpy(layer.B.reshape(len(layer.B), -1).copy())
     weight = module.get_parameter(target.weight_name)
-    kernel = tuple(weight.shape[1:]) if target.kind == "conv2d" else None
-    # a Linear that attention calls by its weight is stored as either
-    kinds = {target.kind, "linear" if target.kind == "mha_out_proj" else target.kind}
-    fits = layer.kind in kinds and (B.shape[0], A.shape[1]) == target.shape
-    if not fits or (kernel is not None and layer.A.shape[1:] != kernel):
+    alike = layer.kind == target.kind or {layer.kind, target.kind} <= _PLAIN
+    fits = alike and (B.shape[0], A.shape[1]) == target.shape
+    if not fits or (layer.A.ndim > 2 and layer.A.shape[1:] != tuple(weight.shape[1:])):
         raise AdapterError(
             where,
             expected=f"factors of a {target.kind} with weight {list(weight.shape)}",

@@ -92,7 +92,7 @@ def start_from(
         imported = [name for adapter in past for name in adapter.layers]
         patterns = (*config.lora.target_modules, *imported)
         targets = find_targets(model.backbone.model, patterns)
-        memory = first_memory(model, targets, config, train.targets)
+        memory = first_memory(model, targets, config, train.task_type, train.targets)
         if past:
             memory = start_after(past, memory, model, base, targets, config)
         return memory, None, targets
@@ -136,6 +136,28 @@ def _require_same_head(config: AdaptConfig, memory: Memory) -> None:
             found=config.merge,
             remedy="use the rule of the earlier sessions, or start a new workspace",
         )
+
+
+def adapter_parameters(targets: tuple[Target, ...], config: AdaptConfig) -> int:
+    """How many numbers the adapters hold: A [r, in] and B [out, r] of every target."""
+    return sum(config.lora.rank * sum(target.shape) for target in targets)
+
+
+def described(model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig) -> str:
+    """What a session is about to train, in one line."""
+    trained = adapter_parameters(targets, config)
+    total = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    ends = dict.fromkeys(".".join(target.name.split(".")[-2:]) for target in targets)
+    names = list(dict.fromkeys(_without_numbers(end) for end in ends))
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"rank {config.lora.rank} on {len(targets)} layers ({shown}): "
+        f"{trained:,} of {total:,} parameters are trained"
+    )
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def with_targets(config: AdaptConfig, targets: tuple[Target, ...]) -> AdaptConfig:

@@ -30,6 +30,8 @@ from edge_pslora.pipeline.opening import (
     removed_on_error,
 )
 from edge_pslora.pipeline.preparing import (
+    adapter_parameters,
+    described,
     grown_anchors,
     held_anchors,
     parts,
@@ -142,6 +144,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         parent, model, run.config, train, run.past, workspace.base
     )
     config = with_targets(run.config, targets)
+    run.stages.progress.say(described(model, targets, config))
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
@@ -175,6 +178,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
     metrics["tasks"] = tasks
+    metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:
         metrics["imported"] = [p.facts() for p in run.past]
     by_task = {tasks[number - 1]: value for number, value in by_session}

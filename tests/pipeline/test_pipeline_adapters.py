@@ -201,6 +201,28 @@ def test_an_adapter_of_the_model_around_ours(tmp_path, source):
     )
 
 
+class Transposed(Net):
+    """With the layers of GPT-2: weights [in, out], one of them square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+        self.one, self.two = conv1d(24, 12), conv1d(24, 24)
+
+
+def test_transposed_layers(tmp_path, source):
+    model = peft_model(Transposed, fan_in_fan_out=True)
+    folder = saved(tmp_path / "theirs", model)
+    adapt(
+        source,
+        model=lambda: seeded(Transposed),
+        workspace=tmp_path / "w",
+        adapters=[folder],
+        config=replace(STILL, gate=replace(STILL.gate, force=True)),
+    )
+    assert gap(merged(tmp_path / "w"), model.merge_and_unload().state_dict()) <= 1e-6
+
+
 def test_targets_are_those_of_the_option_and_of_the_adapters(tmp_path, source):
     folder = saved(tmp_path / "theirs", peft_model(target_modules=["one"]))
     result = learn(source, tmp_path / "w", folder, config=SOME)
@@ -235,7 +257,6 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not LoRA": (lambda f: configure(f, peft_type="IA3"), "peft_type LORA"),
     "DoRA": (lambda f: configure(f, use_dora=True), "no use_dora"),
-    "transposed": (lambda f: configure(f, fan_in_fan_out=True), "fan_in_fan_out"),
     "not finite": (lambda f: edit(f, lambda t: t[ONE_A].fill_(float("nan"))), "finite"),
     "other ranks": (lambda f: configure(f, r=3), "as adapter_config.json says"),
     "other shapes": (
