@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
@@ -22,6 +23,7 @@ from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 SUFFIX = ".pt2"
 PROGRAM_FILE = "model.pt2"  # in base/
+_ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 
 
 def import_exported(
@@ -44,6 +46,13 @@ def import_exported(
     program = parse_program(archive, file)
     options = _fitting(program, samples, options, where)
     model = _build(program, archive, file)
+    if not any(isinstance(module, _ADAPTABLE) for module in model.modules()):
+        raise bad(
+            file,
+            "a linear, conv2d or embedding operator that has a weight to itself",
+            f"none among {len(program.steps)} operators",
+            "export it with torch.export.export alone, without run_decompositions()",
+        )
     bare = _build(program, archive, file, layers=False)
     shutil.copyfile(file, base_dir / PROGRAM_FILE)
     write_weights(model, base_dir / WEIGHTS_FILE)

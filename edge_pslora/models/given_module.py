@@ -43,7 +43,7 @@ def load_given(source: ModelSource, base_dir: Path, given: GivenModule | None) -
     Raises:
         ModelError: it is not given, or is built of other layers.
     """
-    remedy = "give model= the module (or the function that builds it) of the first session"
+    remedy = "from Python, give model= the module of the first session, or what builds it"
     expected = f"a {source.reference} as in the first session"
     if given is None:
         raise ModelError(WHERE, expected=expected, found="none", remedy=remedy)

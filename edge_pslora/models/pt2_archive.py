@@ -7,6 +7,7 @@ there are any. The first are never looked at; a file that needs the others is re
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -114,6 +115,8 @@ def _read(file: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], path: Path
     if major != SCHEMA_MAJOR:
         raise bad(path, f"schema version {SCHEMA_MAJOR}", str(major))
     tensors: dict[str, Stored] = {}
+    seen: set[tuple[Any, ...]] = set()
+    total, raw = 0, sum(e.file_size for n, e in records.items() if not n.endswith(".json"))
     for folder in ("weights", "constants"):
         if f"data/{folder}/{name}.pt" in records:
             raise bad(path, f"raw {folder}", f"pickled ones in data/{folder}/{name}.pt (old torch)")
@@ -121,7 +124,12 @@ def _read(file: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo], path: Path
         for tensor_name, meta in listing["config"].items():
             if not _TENSOR_NAME.fullmatch(tensor_name) or tensor_name in tensors:
                 raise bad(path, "tensor names of letters, digits, '_' and '.'", repr(tensor_name))
-            tensors[tensor_name] = _stored(file, records, folder, tensor_name, meta, path)
+            stored = _stored(file, records, folder, tensor_name, meta, path)
+            tensors[tensor_name] = stored
+            total += 0 if stored.key in seen else stored.tensor.nbytes
+            seen.add(stored.key)
+            if total > 2 * raw:
+                raise bad(path, "tensors of their own bytes", "many views of the same bytes")
     return Archive(program, tensors)
 
 
@@ -161,8 +169,10 @@ def _stored(
     count = records[record].file_size // dtype.itemsize
     empty = 0 in sizes
     last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    if not empty and last >= count:
-        raise bad(path, f"{last + 1} values for {name}", f"{count} in {record}")
+    if not empty and max(last + 1, math.prod(sizes)) > count:
+        raise bad(
+            path, f"{max(last + 1, math.prod(sizes))} values for {name}", f"{count} in {record}"
+        )
     key = (record, offset, *sizes, *strides)
     if empty:
         return Stored(torch.empty(sizes, dtype=dtype), (name,))

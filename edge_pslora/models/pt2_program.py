@@ -188,6 +188,9 @@ def _aten(target: str, path: Path) -> torch._ops.OpOverload | None:
     call = getattr(packet, match[2], None) if match else None
     if match and match[1].startswith(_ASSERTIONS):
         return None
+    if target.startswith("torch.ops.higher_order.wrap_with_set_grad"):
+        remedy = "export a model whose forward has no torch.no_grad()"
+        raise bad(path, "operators of torch.ops.aten", target, remedy)
     hidden = match is not None and match[1].startswith("_") and match[1] not in _INTERNAL
     if not isinstance(call, torch._ops.OpOverload) or hidden or (match and match[1] in _REFUSED):
         raise bad(path, "operators of torch.ops.aten", target, "export a model without it")

@@ -29,7 +29,8 @@ from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.adapter_folder import CONFIG, WEIGHTS, read_adapter
 from edge_pslora.workspace.adapter_names import rename_among
 
-_PLAIN = frozenset(("linear", "transposed_linear", "mha_out_proj"))
+# the same factors [r, in], [out, r]: only the model knows which of them a layer is
+_PLAIN = {"linear", "transposed_linear", "mha_out_proj"}
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,9 @@ def _factors(layer: LoraFactors, target: Target, module: nn.Module, where: str) 
     A = torch.from_numpy(layer.A.reshape(layer.rank, -1).copy())
     B = torch.from_numpy(layer.B.reshape(len(layer.B), -1).copy())
     weight = module.get_parameter(target.weight_name)
-    kernel = tuple(weight.shape[1:]) if target.kind in ("conv1d", "conv2d") else None
-    # the model decides: PEFT says once for all layers whether weights are transposed, and stores a
-    # Linear that attention calls by its weight as any other
-    same = layer.kind in _PLAIN if target.kind in _PLAIN else layer.kind == target.kind
-    fits = same and (B.shape[0], A.shape[1]) == target.shape
-    if not fits or (kernel is not None and layer.A.shape[1:] != kernel):
+    alike = layer.kind == target.kind or {layer.kind, target.kind} <= _PLAIN
+    fits = alike and (B.shape[0], A.shape[1]) == target.shape
+    if not fits or (layer.A.ndim > 2 and layer.A.shape[1:] != tuple(weight.shape[1:])):
         raise AdapterError(
             where,
             expected=f"factors of a {target.kind} with weight {list(weight.shape)}",

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
-from edge_pslora.errors import AdapterError, UsageError
+from edge_pslora.errors import AdapterError, EdgePsloraError, UsageError
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
+from edge_pslora.pipeline import run as pipeline_run
 from edge_pslora.pipeline.memory_files import load_memory
 from edge_pslora.workspace.workspace import Workspace
 from tests.pipeline import pipeline_kit as kit
@@ -200,6 +201,28 @@ def test_an_adapter_of_the_model_around_ours(tmp_path, source):
     )
 
 
+class Transposed(Net):
+    """With the layers of GPT-2: weights [in, out], one of them square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+        self.one, self.two = conv1d(24, 12), conv1d(24, 24)
+
+
+def test_transposed_layers(tmp_path, source):
+    model = peft_model(Transposed, fan_in_fan_out=True)
+    folder = saved(tmp_path / "theirs", model)
+    adapt(
+        source,
+        model=lambda: seeded(Transposed),
+        workspace=tmp_path / "w",
+        adapters=[folder],
+        config=replace(STILL, gate=replace(STILL.gate, force=True)),
+    )
+    assert gap(merged(tmp_path / "w"), model.merge_and_unload().state_dict()) <= 1e-6
+
+
 def test_targets_are_those_of_the_option_and_of_the_adapters(tmp_path, source):
     folder = saved(tmp_path / "theirs", peft_model(target_modules=["one"]))
     result = learn(source, tmp_path / "w", folder, config=SOME)
@@ -287,6 +310,23 @@ def test_only_before_the_first_session(tmp_path, source):
     with pytest.raises(UsageError, match="adapters come before everything else"):
         learn(source, tmp_path / "w", folder, config=SOME)
     assert kit.snapshot(tmp_path / "w" / "generations") == before
+
+
+def test_a_session_that_stopped_goes_on_with_the_adapters(tmp_path, source, monkeypatch):
+    folder = saved(tmp_path / "theirs", peft_model())
+    learn(source, tmp_path / "whole", folder, config=SOME)
+
+    def full(*_: object) -> None:
+        raise EdgePsloraError("disk", expected="space", found="none", remedy="free some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_run, "write_candidate", full)
+        with pytest.raises(EdgePsloraError, match="free some"):
+            learn(source, tmp_path / "w", folder, config=SOME)
+    assert (tmp_path / "w" / "workspace.json").exists()
+    assert learn(source, tmp_path / "w", folder, config=SOME).metrics["sessions"] == 2
+    for name in ("model.safetensors", "history.safetensors", "model.onnx"):
+        assert kit.files_of(tmp_path / "w", 1)[name] == kit.files_of(tmp_path / "whole", 1)[name]
 
 
 def test_from_the_command_line(tmp_path, source, run):
