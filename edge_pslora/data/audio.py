@@ -68,13 +68,38 @@ def read_clip(path: Path, seconds: float) -> Clip:
             for block, rate in _blocks(stream, seconds, whole=False):  # noqa: B007
                 parts.append(block.mean(axis=1, dtype=np.float32))
     except _UnusableError as problem:
-        raise DataError(
-            shown(path),
-            expected="a recording that decodes",
-            found=str(problem),
-            remedy="remove or replace the file",
-        ) from problem
+        raise _gone_bad(path, str(problem)) from problem
     return Clip(np.concatenate(parts), rate)
+
+
+def length_of(path: Path) -> tuple[float, int]:
+    """(seconds, samples per second) of a recording, by its header.
+
+    Raises:
+        DataError: it no longer decodes. InputError: soundfile is not installed.
+    """
+    require_soundfile(path)
+    import soundfile
+
+    try:
+        with open_input(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as s:
+            return s.frames / s.samplerate, int(s.samplerate)
+    except _DECODE_ERRORS as error:
+        raise _gone_bad(path, _reason(error)) from error
+
+
+def _gone_bad(path: Path, found: str) -> DataError:
+    return DataError(
+        shown(path),
+        expected="a recording that decodes",
+        found=found,
+        remedy="remove or replace the file",
+    )
+
+
+def _reason(error: Exception) -> str:
+    said = shown(str(getattr(error, "error_string", error)), 60) or type(error).__name__
+    return f"it does not decode ({said.rstrip('.')})"
 
 
 def _blocks(
@@ -111,8 +136,7 @@ def _blocks(
             if read == 0 or (whole and read < sound.frames):
                 raise _UnusableError(f"cut off: {read} of {sound.frames} samples are there")
     except _DECODE_ERRORS as error:
-        reason = shown(str(getattr(error, "error_string", error)), 60) or type(error).__name__
-        raise _UnusableError(f"it does not decode ({reason.rstrip('.')})") from error
+        raise _UnusableError(_reason(error)) from error
 
 
 def _check_header(sound: Any) -> None:

@@ -56,7 +56,8 @@ def _samples_digest(samples: Samples) -> bytes:
 def dataset_digest(*parts: Samples | None) -> str:
     """sha256, hexadecimal, over inputs and targets of each part (train, valid, test) in order.
 
-    Images and recordings count with the bytes of their files, not with their names. None marks an absent part.
+    Images and recordings count with the bytes of their files, not with their names. None marks an
+    absent part.
 
     Raises:
         DataError: a file can no longer be read.

@@ -61,16 +61,9 @@ def test_parts(tmp_path):
 
 def test_formats(tmp_path):
     sound = tone("low", 0.2, 0)
-    for index, (suffix, subtype) in enumerate(
-        [
-            ("wav", "PCM_16"),
-            ("wav", "PCM_24"),
-            ("wav", "FLOAT"),
-            ("wav", "ULAW"),
-            ("flac", "PCM_16"),
-        ]
-        + [("ogg", "VORBIS")]
-    ):
+    forms = [("wav", kind) for kind in ("PCM_16", "PCM_24", "FLOAT", "ULAW")]
+    forms += [("flac", "PCM_16"), ("ogg", "VORBIS")]
+    for index, (suffix, subtype) in enumerate(forms):
         (tmp_path / "a").mkdir(exist_ok=True)
         values = sound / 32_768 if subtype == "FLOAT" else sound
         soundfile.write(tmp_path / "a" / f"{index}.{suffix}", values, RATE, subtype=subtype)
