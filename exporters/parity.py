@@ -67,8 +67,8 @@ def check_parity(
 
 
 def compare(pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> Parity:
-    """Parity of (expected, found) logits, each [N, C]; both of equal shape in a pair."""
-    abs_errors, rel_errors, agreeing = [0.0], [0.0], 0
+    """Parity of (expected, found) logits, each [N, C] or [N, T, V]; equal shapes in a pair."""
+    abs_errors, rel_errors, agreeing = [0.0], [0.0], 0.0
     for expected, found in pairs:
         if expected.shape != found.shape or not (
             np.isfinite(expected).all() and np.isfinite(found).all()
@@ -80,14 +80,17 @@ def compare(pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> Parit
         abs_errors.append(float(error.max(initial=0.0)))
         scale = float(np.abs(expected).max(initial=0.0))
         rel_errors.append(abs_errors[-1] / scale if scale > 0 else abs_errors[-1])
-        agreeing += int(_agree(expected, found, error).sum())
+        agreeing += float(_agree(expected, found, error).sum())
     sizes = tuple(len(expected) for expected, _ in pairs)
     return Parity(max(abs_errors), max(rel_errors), agreeing / max(sum(sizes), 1), sizes)
 
 
 def _agree(
     expected: npt.NDArray[Any], found: npt.NDArray[Any], error: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
+) -> npt.NDArray[Any]:
+    """[N]: 1 where the predictions are the same; of a text, the share of its tokens."""
+    if expected.ndim == 3:
+        return np.asarray((expected.argmax(axis=2) == found.argmax(axis=2)).mean(axis=1))
     if expected.shape[1] == 1:
         limit = _SAME_VALUE * np.maximum(np.abs(expected[:, 0]), 1.0)
         return np.asarray(error[:, 0] <= limit)

@@ -153,11 +153,14 @@ def _encoder(
 ) -> tuple[TextEncoder, int | None]:
     """The tokenizer as an encoder, and the token that ends a text.
 
-    Padding is whatever the tokenizer names, else its end, else 0: the mask leaves it out.
+    Padding is what the tokenizer names if the model knows it, else its end, else 0: the mask leaves
+    it out.
     """
     tokenizer = open_tokenizer(folder, where)
     embedding = model.get_input_embeddings()  # type: ignore[operator]
-    size, largest = int(embedding.weight.shape[0]), max(tokenizer.get_vocab().values(), default=0)
+    size, pad = int(embedding.weight.shape[0]), tokenizer.pad_token_id
+    numbers = [number for number in tokenizer.get_vocab().values() if number != pad]
+    largest = max(numbers, default=0)
     if largest >= size:
         raise ModelError(
             where,
@@ -166,8 +169,7 @@ def _encoder(
             remedy="give the tokenizer that was saved with this model",
         )
     end = None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
-    pad = tokenizer.pad_token_id
-    pad_id = int(pad) if pad is not None else end or 0
+    pad_id = int(pad) if pad is not None and int(pad) < size else end or 0
     return TextEncoder(_Tokenize(tokenizer, max_length, end), pad_id), end
 
 
