@@ -61,7 +61,10 @@ class EncodedAudio:
         if self.kept is not None:
             rows = torch.from_numpy(indices)
             return {name: values[rows] for name, values in self.kept.items()}
-        return self.form([self._wave(int(i)).astype(np.float32) / FULL_SCALE for i in indices])
+        scale = np.float32(1 / FULL_SCALE)  # a power of two: exact
+        return self.form(
+            [np.multiply(self._wave(int(i)), scale, dtype=np.float32) for i in indices]
+        )
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """In samples for ragged inputs."""

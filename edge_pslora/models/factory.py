@@ -41,12 +41,13 @@ def import_factory(
         ModelError: the module, the weights or their fit to the data.
     """
     where = f"--model {reference}"
-    if samples.modality == "text":
+    if samples.modality in ("text", "audio"):
         raise ModelError(
             where,
-            expected="images, tables or arrays: a module has no tokenizer",
-            found="text data",
-            remedy="use --model FOLDER (Hugging Face) or --model auto for text",
+            expected="images, tables or arrays: a module does not say how it wants "
+            + ("its text cut into tokens" if samples.modality == "text" else "its sound"),
+            found=f"{samples.modality} data",
+            remedy="use --model FOLDER (Hugging Face) or --model auto for it, or give arrays (.npz)",
         )
     model = build_module(reference)
     if weights is not None:

@@ -141,7 +141,7 @@ def load_folder(source: ModelSource, base_dir: Path) -> LoadedModel:
             remedy="use the transformers version of the first session, or restore base/",
         )
     encoder = _encoder(chosen, source.modality, base_dir, model, where)
-    axes = ("batch", "sequence") if source.modality == "text" else ("batch",)
+    axes: tuple[str, ...] = ("batch", "sequence") if source.modality == "text" else ("batch",)
     if source.modality == "audio":
         axes = audio_axes(chosen["audio"])
     backbone = TransformersBackbone(model, chosen["pooling"])

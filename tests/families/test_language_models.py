@@ -196,7 +196,7 @@ def test_as_an_encoder_for_labels(family, tmp_path):
 
 def test_an_encoder_is_no_language_model(tmp_path):
     folder = kit.llama(tmp_path / "llama", suffix="Model")
-    with pytest.raises(ModelError, match="expected a causal language model.*found LlamaModel"):
+    with pytest.raises(ModelError, match=r"expected a causal language model.*found LlamaModel"):
         opened(folder, tmp_path / "base")
 
 
