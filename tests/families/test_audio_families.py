@@ -225,7 +225,7 @@ def test_resampling_keeps_the_sound(tmp_path):
 def test_floats_beyond_full_scale_and_tiny_clips(tmp_path):
     soundfile = pytest.importorskip("soundfile")
     (tmp_path / "data" / "a").mkdir(parents=True)
-    loud = 9 * tone("low", 0.3, 0)[: RATE // 4] / 32_768
+    loud = 9.0 * tone("low", 0.3, 0)[: RATE // 4] / 32_768
     soundfile.write(tmp_path / "data" / "a" / "0.wav", loud, RATE, subtype="FLOAT")
     write_wav(tmp_path / "data" / "a" / "1.wav", np.array([5], np.int16))
     write_wav(tmp_path / "data" / "a" / "2.wav", np.zeros(RATE // 4, np.int16))
