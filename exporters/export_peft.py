@@ -16,6 +16,7 @@ from edge_pslora.exporters.lora_factors import (
     LayerKind,
     LoraFactors,
     factors_from_matrices,
+    transposes,
 )
 from edge_pslora.exporters.low_rank import truncate
 from edge_pslora.exporters.model_card import ModelCard
@@ -60,7 +61,7 @@ def export_peft(
 
 
 def _factors(delta: Array, kind: LayerKind, rank: int) -> tuple[LoraFactors, float]:
-    matrix = delta.T if kind == "embedding" else delta.reshape(len(delta), -1)
+    matrix = delta.T if transposes(kind) else delta.reshape(len(delta), -1)
     low = truncate(matrix, rank)
     return factors_from_matrices(kind, low.A, low.B, 1.0, delta.shape), low.error
 

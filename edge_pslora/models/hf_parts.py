@@ -13,8 +13,10 @@ from torch import nn
 
 from edge_pslora.errors import ModelError
 from edge_pslora.models.encode_text import TYPES, TextEncoder, Tokens
-from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.models.failures import FOREIGN_ERRORS, RootlessErrors, first_line
 from edge_pslora.models.hf_folder import VOCABULARY_FILES
+from edge_pslora.models.token_checks import check_tokens
+from edge_pslora.models.weights import WEIGHTS_FILE
 
 # Both export to ONNX by dynamo with a dynamic batch and sequence (tried with BERT, RoBERTa,
 # DistilBERT, ViT); sdpa trains faster. Families without it get the fallback.
@@ -74,13 +76,13 @@ def load_module(
     name = HEADED[modality][1] if headed else "AutoModelForCausalLM" if language else "AutoModel"
     auto = getattr(transformers, name)
     try:
-        with quiet(transformers):
+        with quiet(transformers), RootlessErrors():
             config = transformers.AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
             config.return_dict = True
             config.dtype = torch.float32  # half-precision files are raised to it, for the maths
-            model = _with_attention(auto, folder, config)
+            model, report = _with_attention(auto, folder, config)
     except FOREIGN_ERRORS as error:
         raise ModelError(
             where,
@@ -88,6 +90,7 @@ def load_module(
             found=first_line(error),
             remedy="give a complete folder of a model that transformers knows by itself",
         ) from error
+    _require_shapes(report, model, where)
     wanted = INPUTS[modality]
     if model.main_input_name != wanted:
         raise ModelError(
@@ -100,29 +103,50 @@ def load_module(
     return module
 
 
-def _with_attention(auto: Any, folder: Path, config: Any) -> Any:
+def _require_shapes(report: dict[str, Any], model: nn.Module, where: str) -> None:
+    """What transformers filled with random numbers because the file's tensor has another shape."""
+    wrong = sorted(report["mismatched_keys"])
+    if wrong:
+        name, found, expected = wrong[0]
+        more = f" and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        raise ModelError(
+            f"{where}/{WEIGHTS_FILE}, {name}",
+            expected=f"shape {list(expected)}, as config.json of {type(model).__name__} says",
+            found=f"{list(found)}{more}",
+            remedy="give the config.json and the weights of one model",
+        )
+
+
+def _with_attention(auto: Any, folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     settings = {
+        # or transformers says only that there is some report above; _require_shapes says what
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
         "config": config,
         "local_files_only": True,
         "use_safetensors": True,
         "trust_remote_code": False,
     }
     try:
-        return auto.from_pretrained(folder, attn_implementation=ATTENTION, **settings)
+        loaded: tuple[Any, dict[str, Any]] = auto.from_pretrained(
+            folder, attn_implementation=ATTENTION, **settings
+        )
     except ValueError as error:
         if "attention" not in str(error):
             raise
-        return auto.from_pretrained(folder, attn_implementation=ATTENTION_FALLBACK, **settings)
+        loaded = auto.from_pretrained(folder, attn_implementation=ATTENTION_FALLBACK, **settings)
+    return loaded
 
 
 def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) -> TextEncoder:
     """The folder's tokenizer as an encoder that cuts texts to max_length tokens.
 
     Raises:
-        ModelError: there is none, or it does not load.
+        ModelError: there is none, it does not load, or it is not this model's.
     """
     tokenizer = open_tokenizer(folder, where)
     with_types = TYPES in tokenizer.model_input_names and _takes(model, TYPES)
+    pad_id = check_tokens(tokenizer, model, where)
 
     def tokenize(texts: Sequence[str]) -> Tokens:
         encoded = tokenizer(
@@ -135,8 +159,7 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
         )
         return Tokens(encoded["input_ids"], encoded[TYPES] if with_types else None)
 
-    pad_id = tokenizer.pad_token_id
-    return TextEncoder(tokenize, 0 if pad_id is None else int(pad_id), with_types)
+    return TextEncoder(tokenize, pad_id, with_types)
 
 
 def open_tokenizer(folder: Path, where: str) -> Any:
@@ -146,7 +169,7 @@ def open_tokenizer(folder: Path, where: str) -> Any:
         # transformers would make up an empty vocabulary
         if not any((folder / name).is_file() for name in VOCABULARY_FILES):
             raise FileNotFoundError("no vocabulary")
-        with quiet(transformers):
+        with quiet(transformers), RootlessErrors():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )

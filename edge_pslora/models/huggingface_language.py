@@ -29,6 +29,7 @@ from edge_pslora.models.hf_parts import (
 )
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import probe_indices, run_once
+from edge_pslora.models.token_checks import check_tokens
 from edge_pslora.models.types import LoadedModel, ModelSource
 from edge_pslora.models.weights import WEIGHTS_FILE, float_dtype, freeze, read_weights
 
@@ -151,25 +152,10 @@ class _Tokenize:
 def _encoder(
     folder: Path, model: nn.Module, max_length: int, where: str
 ) -> tuple[TextEncoder, int | None]:
-    """The tokenizer as an encoder, and the token that ends a text.
-
-    Padding is what the tokenizer names if the model knows it, else its end, else 0: the mask leaves
-    it out.
-    """
+    """The tokenizer as an encoder, and the token that ends a text."""
     tokenizer = open_tokenizer(folder, where)
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    size, pad = int(embedding.weight.shape[0]), tokenizer.pad_token_id
-    numbers = [number for number in tokenizer.get_vocab().values() if number != pad]
-    largest = max(numbers, default=0)
-    if largest >= size:
-        raise ModelError(
-            where,
-            expected=f"a tokenizer whose {size} tokens the model knows",
-            found=f"one with a token of number {largest}",
-            remedy="give the tokenizer that was saved with this model",
-        )
+    pad_id = check_tokens(tokenizer, model, where)
     end = None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
-    pad_id = int(pad) if pad is not None and int(pad) < size else end or 0
     return TextEncoder(_Tokenize(tokenizer, max_length, end), pad_id), end
 
 
