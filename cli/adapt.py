@@ -28,6 +28,7 @@ def adapt(
     head_module: m.HeadModule = None,
     max_length: m.MaxLength = None,
     image_size: m.ImageSize = None,
+    clip_seconds: m.ClipSeconds = None,
     image_mean: m.ImageMean = None,
     image_std: m.ImageStd = None,
     task: d.Task = None,
@@ -130,6 +131,7 @@ def adapt(
             model_options=ModelOptions(
                 max_length=settings.train.max_length,
                 image_size=image_size,
+                clip_seconds=clip_seconds,
                 image_mean=mean,
                 image_std=std,
                 head_module=head_module,

@@ -89,3 +89,12 @@ ImageStd = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+ClipSeconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="How much of a recording is used, from its start. Default: the model's own, or what "
+        "nearly all of the first recordings have, at most 15.",
+        rich_help_panel=MODEL,
+    ),
+]

@@ -56,10 +56,11 @@ def _samples_digest(samples: Samples) -> bytes:
 def dataset_digest(*parts: Samples | None) -> str:
     """sha256, hexadecimal, over inputs and targets of each part (train, valid, test) in order.
 
-    Images count with the bytes of their files, not with their names. None marks an absent part.
+    Images and recordings count with the bytes of their files, not with their names. None marks an
+    absent part.
 
     Raises:
-        DataError: an image file can no longer be read.
+        DataError: a file can no longer be read.
     """
     hasher = hashlib.sha256()
     for part in parts:

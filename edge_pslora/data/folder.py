@@ -1,4 +1,4 @@
-"""A folder with train, valid and test: files as mlx-lm lays them out, or folders of images."""
+"""A folder with train, valid and test: files as mlx-lm lays them out, or class folders of files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_pslora.data.class_folders import class_folders
 from edge_pslora.data.files import READERS, read_file
-from edge_pslora.data.images import class_folders, read_images
+from edge_pslora.data.media import read_media
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import cannot_open, shown
 from edge_pslora.data.tally import Part
@@ -19,7 +20,7 @@ from edge_pslora.errors import DataError
 
 PART_NAMES = ("train", "valid", "test")
 PART_SUFFIXES = (".jsonl", ".csv", ".tsv", ".npz")
-_LAYOUT = "a train.jsonl (or .csv), or one folder of images per class"
+_LAYOUT = "a train.jsonl (or .csv), or one folder of images or recordings per class"
 
 
 def _part_files(root: Path) -> dict[str, Path]:
@@ -62,7 +63,7 @@ def _inside(file: Path, root: Path) -> Path:
     return file
 
 
-def _image_parts(root: Path) -> dict[str, Path]:
+def _media_parts(root: Path) -> dict[str, Path]:
     """train/valid/test -> its folder of class folders, where all sub-folders have such names."""
     folders = {folder.name: folder for folder in class_folders(root)}
     if "train" not in folders or not set(folders) <= {*PART_NAMES, "val"}:
@@ -99,7 +100,7 @@ def _read_parts(
     train = parts["train"].samples
     # What the training labels are decides what the others have to be.
     options = replace(options, task_type=train.task_type)
-    if train.modality == "image":
+    if train.modality in ("image", "audio"):
         options = replace(options, task_type=None)
     for name in PART_NAMES[1:]:
         if name in paths:
@@ -113,23 +114,22 @@ def read_folder(root: Path, options: ReadOptions) -> dict[str, Part]:
 
     Raises:
         DataError: neither layout, a damaged part, or parts that do not fit each other.
-        InputError: images without Pillow.
+        InputError: what decodes images or recordings is not installed.
     """
     files = _part_files(root)
     if "train" in files:
         files = {name: _inside(file, root) for name, file in files.items()}
         return _read_parts(files, read_file, options)
-    if images := _image_parts(root):
-        return _read_parts(images, read_images, options)
-    folders = class_folders(root)
-    if files or not folders:
+    if folders := _media_parts(root):
+        return _read_parts(folders, read_media, options)
+    if files or not class_folders(root):
         raise DataError(
             shown(root),
             expected=_LAYOUT,
             found=_summary(root, (file.name for file in files.values())),
             remedy="add it, or give the data file itself",
         )
-    return {"train": read_images(root, options)}
+    return {"train": read_media(root, options)}
 
 
 def _summary(root: Path, names: Iterable[str]) -> str:

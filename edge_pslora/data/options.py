@@ -25,6 +25,7 @@ class ReadOptions:
     missing: numbers that mean "missing", e.g. -9 (tables and two-dimensional arrays).
     max_bad_fraction: more unreadable rows than this fraction end the run.
     image_pixels_max: largest width * height that is decoded.
+    audio_seconds_max: longest recording that is taken.
     min_classes: fewest distinct labels of a classification set.
     max_bytes: most bytes that one decoded file may fill in memory.
     decode: False looks only at the first bytes of pictures and recordings and makes no digest, to
@@ -37,6 +38,7 @@ class ReadOptions:
     missing: tuple[float, ...] = ()
     max_bad_fraction: float = 0.10
     image_pixels_max: int = 25_000_000
+    audio_seconds_max: float = 600.0
     min_classes: int = 1
     max_bytes: int = 1 << 30
     decode: bool = True
@@ -53,5 +55,7 @@ class ReadOptions:
             0 <= self.max_bad_fraction <= 1, "max_bad_fraction", "0 to 1", self.max_bad_fraction
         )
         _require(self.image_pixels_max >= 1, "image_pixels_max", "1 or more", self.image_pixels_max)
+        seconds = self.audio_seconds_max
+        _require(0 < seconds <= 86_400, "audio_seconds_max", "up to a day", seconds)
         _require(self.min_classes >= 1, "min_classes", "1 or more", self.min_classes)
         _require(self.max_bytes >= 1, "max_bytes", "1 or more", self.max_bytes)

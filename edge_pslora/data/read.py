@@ -19,14 +19,15 @@ __all__ = ["ReadOptions", "read_dataset"]
 
 
 def read_dataset(path: Path, options: ReadOptions | None = None) -> Dataset:
-    """Reads a file (.npz, .jsonl, .csv, .tsv, .data, .txt) or a folder (parts, or images).
+    """Reads a file (.npz, .jsonl, .csv, .tsv, .data, .txt) or a folder (parts, or class
+    folders of images or recordings).
 
     Rows that cannot be read are returned in Dataset.rejected. The test part is never mixed into the
     others, and valid only where the folder has one.
 
     Raises:
         DataError: the data cannot be used; nothing was changed.
-        InputError: images without Pillow.
+        InputError: what decodes images or recordings is not installed.
     """
     options = options or ReadOptions()
     if stat.S_ISDIR(file_status(path).st_mode):

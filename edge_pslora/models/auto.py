@@ -12,6 +12,7 @@ from torch import nn
 
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
+from edge_pslora.models.auto_audio import AudioNet, audio_encoder, choose_audio
 from edge_pslora.models.backbones import PositionalBackbone
 from edge_pslora.models.builtin import (
     FEATURES,
@@ -22,6 +23,7 @@ from edge_pslora.models.builtin import (
     channels_first,
 )
 from edge_pslora.models.encode_array import ArrayEncoder
+from edge_pslora.models.encode_audio import VALUES, EncodedAudio
 from edge_pslora.models.encode_image import ImageEncoder, ImageSettings, three
 from edge_pslora.models.encode_text import TextEncoder
 from edge_pslora.models.fit import fit_base, seeded
@@ -46,7 +48,8 @@ def import_auto(samples: Samples, options: ModelOptions, base_dir: Path) -> Mode
     """
     chosen = _choose(samples, options)
     chosen["notes"] = [
-        f"A built-in {chosen['net']} network was fitted to the first session's data."
+        f"A built-in {chosen['net']} network was fitted to the first session's data.",
+        *([chosen["clip_note"]] if "clip_note" in chosen else []),
     ]
     with seeded(options.seed):
         model = _build(chosen)
@@ -54,6 +57,8 @@ def import_auto(samples: Samples, options: ModelOptions, base_dir: Path) -> Mode
     inputs = encoder.encode(samples)
     if isinstance(samples.inputs, np.ndarray):
         _set_scale(model, np.asarray(samples.inputs, np.float32))
+    elif isinstance(inputs, EncodedAudio) and inputs.kept is not None:
+        _set_scale(model, inputs.kept[VALUES].flatten(0, 1).numpy())
     backbone = PositionalBackbone(model, encoder.input_names)
     fit_base(backbone, inputs, samples, chosen["feature_size"], options.seed)
     freeze(backbone)
@@ -123,6 +128,8 @@ def _choose(samples: Samples, options: ModelOptions) -> dict[str, Any]:
         std = three(0.5 if options.image_std is None else options.image_std)
         chosen = {"net": "image", "channels": 3, "layout": "chw", "strides": strides_for(size)}
         chosen["image"] = ImageSettings(size, size, mean=mean, std=std).to_dict()
+    elif samples.modality == "audio":
+        chosen = choose_audio(samples, options)
     else:
         shape = np.asarray(samples.inputs).shape[1:]
         if len(shape) == 1:
@@ -152,12 +159,16 @@ def _build(chosen: dict[str, Any]) -> nn.Module:
         return TableNet(int(chosen["columns"]), int(chosen["width"]))
     if chosen["net"] == "text":
         return TextNet(int(chosen["buckets"]), int(chosen["embedding"]))
+    if chosen["net"] == "audio":
+        return AudioNet(int(chosen["bands"]))
     return ConvNet(int(chosen["channels"]), str(chosen["layout"]), list(chosen["strides"]))
 
 
 def _encoder(chosen: dict[str, Any], samples: Samples | None) -> Encoder:
     if chosen["net"] == "text":
         return TextEncoder(HashTokenizer(int(chosen["buckets"]), int(chosen["max_ids"])), pad_id=0)
+    if chosen["net"] == "audio":
+        return audio_encoder(chosen)
     if chosen["net"] == "image":
         return ImageEncoder(ImageSettings.from_dict(chosen["image"]))
     return ArrayEncoder(tuple(chosen["sample_shape"]), tuple(chosen["feature_names"]))

@@ -34,7 +34,9 @@ class TransformersBackbone(Backbone):
 
     "logits": of a classification model whose classifier was replaced by Identity.
     "mask_mean": last_hidden_state [N, T, d] averaged over the tokens that the mask keeps.
+    "frames_mean": likewise for sound, whose mask counts samples and not frames.
     "pooler": pooler_output. "mean": last_hidden_state averaged over all positions.
+    "language": a language model's logits of the next token [N, T, V], as they are.
     """
 
     def __init__(self, model: nn.Module, pooling: str) -> None:
@@ -43,12 +45,23 @@ class TransformersBackbone(Backbone):
         self.pooling = pooling
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Features [N, d]."""
+        """Features [N, d]; of a language model [N, T, V]."""
+        if self.pooling == "language":
+            # without a cache: it would be made, returned and thrown away at every step
+            logits: torch.Tensor = self.model(**inputs, use_cache=False, return_dict=True).logits
+            return logits
         output: Any = self.model(**inputs, return_dict=True)
         if self.pooling == "logits":
             return pool_positions(output.logits)
         if self.pooling == "pooler":
             return pool_positions(output.pooler_output)
+        if self.pooling == "frames_mean":
+            states = output.last_hidden_state
+            model: Any = self.model
+            mask = model._get_feature_vector_attention_mask(
+                states.shape[1], inputs["attention_mask"]
+            )
+            return masked_mean(states, mask)
         if self.pooling == "mask_mean":
             return masked_mean(output.last_hidden_state, inputs["attention_mask"])
         return pool_positions(output.last_hidden_state)

@@ -56,13 +56,14 @@ def load_factory(source: ModelSource, base_dir: Path) -> LoadedModel:
 
 
 def require_no_tokenizer(samples: Samples, where: str) -> None:
-    """A module alone cannot take text."""
-    if samples.modality == "text":
+    """A module alone says nothing of tokens or of sound."""
+    if samples.modality in ("text", "audio"):
         raise ModelError(
             where,
-            expected="images, tables or arrays: a module has no tokenizer",
-            found="text data",
-            remedy="use --model FOLDER (Hugging Face) or --model auto for text",
+            expected="images, tables or arrays: a module does not say how it wants "
+            + ("its text cut into tokens" if samples.modality == "text" else "its sound"),
+            found=f"{samples.modality} data",
+            remedy="use --model FOLDER (Hugging Face) or --model auto for it, or give arrays (.npz)",
         )
 
 

@@ -23,10 +23,18 @@ from edge_pslora.models.weights_header import WEIGHTS_FILE
 ATTENTION = "sdpa"
 ATTENTION_FALLBACK = "eager"
 
-HEADED = {
-    "text": ("ForSequenceClassification", "AutoModelForSequenceClassification"),
-    "image": ("ForImageClassification", "AutoModelForImageClassification"),
+# modality -> how the names of classification models end, and what loads them
+HEADED: dict[str, tuple[tuple[str, ...], str]] = {
+    "text": (("ForSequenceClassification",), "AutoModelForSequenceClassification"),
+    "image": (("ForImageClassification",), "AutoModelForImageClassification"),
+    # the older audio models call it as the text models do
+    "audio": (
+        ("ForAudioClassification", "ForSequenceClassification"),
+        "AutoModelForAudioClassification",
+    ),
 }
+LANGUAGE = ("ForCausalLM", "LMHeadModel")
+INPUTS = {"text": "input_ids", "image": "pixel_values", "audio": "input_values"}
 
 
 def require_transformers(where: str) -> Any:
@@ -49,14 +57,24 @@ def has_head(config: dict[str, Any], modality: str) -> bool:
     return any(str(name).endswith(HEADED[modality][0]) for name in names)
 
 
-def load_module(folder: Path, *, modality: str, headed: bool, where: str) -> nn.Module:
-    """The folder's model in float32: with its classifier (headed), or the bare encoder.
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether config.json names a causal language model."""
+    names = config.get("architectures") or []
+    return any(str(name).endswith(LANGUAGE) for name in names)
+
+
+def load_module(
+    folder: Path, *, modality: str, headed: bool, where: str, language: bool = False
+) -> nn.Module:
+    """The folder's model in float32: with its classifier (headed), with its next-token head
+    (language), or the bare encoder.
 
     Raises:
         ModelError: transformers cannot load it, or it takes another kind of input.
     """
     transformers = require_transformers(where)
-    auto = getattr(transformers, HEADED[modality][1] if headed else "AutoModel")
+    name = HEADED[modality][1] if headed else "AutoModelForCausalLM" if language else "AutoModel"
+    auto = getattr(transformers, name)
     try:
         with quiet(transformers), RootlessErrors():
             config = transformers.AutoConfig.from_pretrained(
@@ -73,7 +91,7 @@ def load_module(folder: Path, *, modality: str, headed: bool, where: str) -> nn.
             remedy="give a complete folder of a model that transformers knows by itself",
         ) from error
     _require_shapes(report, model, where)
-    wanted = "pixel_values" if modality == "image" else "input_ids"
+    wanted = INPUTS[modality]
     if model.main_input_name != wanted:
         raise ModelError(
             where,
@@ -126,25 +144,8 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
     Raises:
         ModelError: there is none, it does not load, or it is not this model's.
     """
-    transformers = require_transformers(where)
-    try:
-        # transformers would make up an empty vocabulary
-        if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-            raise FileNotFoundError("no vocabulary")
-        with quiet(transformers), RootlessErrors():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            with_types = TYPES in tokenizer.model_input_names and _takes(model, TYPES)
-            tokenizer(["a"])
-    except FOREIGN_ERRORS as error:
-        raise ModelError(
-            where,
-            expected="a tokenizer beside the model (tokenizer.json)",
-            found=first_line(error),
-            remedy="save it there: tokenizer.save_pretrained(folder)",
-        ) from error
-
+    tokenizer = open_tokenizer(folder, where)
+    with_types = TYPES in tokenizer.model_input_names and _takes(model, TYPES)
     pad_id = check_tokens(tokenizer, model, where)
 
     def tokenize(texts: Sequence[str]) -> Tokens:
@@ -159,6 +160,28 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
         return Tokens(encoded["input_ids"], encoded[TYPES] if with_types else None)
 
     return TextEncoder(tokenize, pad_id, with_types)
+
+
+def open_tokenizer(folder: Path, where: str) -> Any:
+    """The folder's tokenizer. Raises ModelError: there is none, or it does not load."""
+    transformers = require_transformers(where)
+    try:
+        # transformers would make up an empty vocabulary
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+            raise FileNotFoundError("no vocabulary")
+        with quiet(transformers), RootlessErrors():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            tokenizer(["a"])
+    except FOREIGN_ERRORS as error:
+        raise ModelError(
+            where,
+            expected="a tokenizer beside the model (tokenizer.json)",
+            found=first_line(error),
+            remedy="save it there: tokenizer.save_pretrained(folder)",
+        ) from error
+    return tokenizer
 
 
 def position_limit(model: nn.Module) -> int | None:

@@ -1,4 +1,7 @@
-"""Base models from a local Hugging Face folder: classification models and bare encoders."""
+"""Base models from a local Hugging Face folder: classification models and bare encoders.
+
+Language models that stay ones: see huggingface_language.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,28 @@ from torch import nn
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
 from edge_pslora.models.backbones import TransformersBackbone
+from edge_pslora.models.encode_audio import AudioEncoder
 from edge_pslora.models.encode_image import ImageEncoder, ImageSettings
 from edge_pslora.models.encode_text import TextEncoder
 from edge_pslora.models.head_search import cut, find_classifier
+from edge_pslora.models.hf_audio import (
+    audio_axes,
+    audio_note,
+    audio_pooling,
+    audio_settings,
+    load_audio_encoder,
+)
 from edge_pslora.models.hf_folder import check_folder, copy_folder, image_settings, read_json
 from edge_pslora.models.hf_names import trace_names, untraced
 from edge_pslora.models.hf_parts import (
+    INPUTS,
     drop_pooler,
     has_head,
     load_module,
     load_tokenizer,
     position_limit,
 )
+from edge_pslora.models.huggingface_language import import_language, load_language
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
@@ -41,16 +54,18 @@ def import_folder(
         ModelError: the folder, the model or its fit to the data.
     """
     where = str(folder)
-    if samples.modality not in ("text", "image"):
+    if samples.modality not in INPUTS:
         raise ModelError(
             where,
-            expected="text or images, which a Hugging Face folder is for",
+            expected="text, images or recordings, which a Hugging Face folder is for",
             found=f"{samples.modality} data",
             remedy="use --model auto or package.module:factory",
         )
     config = check_folder(folder)
     copy_folder(folder, base_dir)
     tensors = read_weights(base_dir / WEIGHTS_FILE)
+    if samples.task_type == "language":
+        return import_language(folder, config, tensors, samples, options, base_dir)
     chosen: dict[str, Any] = {"pooling": "", "head_module": None, "head_labels": None, "notes": []}
     if samples.modality == "image":
         chosen["image"] = image_settings(base_dir, config, options).to_dict()
@@ -58,6 +73,9 @@ def import_folder(
     model = _open(base_dir, samples.modality, headed, where)
     names = trace_names(model, tensors, where)
     chosen["max_length"] = min(options.max_length, position_limit(model) or options.max_length)
+    if samples.modality == "audio":
+        chosen["audio"] = audio_settings(base_dir, model, samples, options)
+        chosen["notes"] += [audio_note(chosen["audio"])]
     encoder = _encoder(chosen, samples.modality, base_dir, model, where)
     chosen["notes"] += _token_notes(encoder, model)
     inputs = encoder.encode(samples.take(probe_indices(samples))).batch(
@@ -76,7 +94,7 @@ def import_folder(
             model = _open(base_dir, samples.modality, False, where)
             names = trace_names(model, tensors, where)
     if not chosen["pooling"]:
-        chosen["pooling"] = _pooling(model, inputs, names, samples.modality, where)
+        chosen["pooling"] = _pooling(model, inputs, names, chosen, samples.modality, where)
         if chosen["pooling"] != "pooler":
             drop_pooler(model)
     missing = untraced(model, names)
@@ -102,6 +120,8 @@ def load_folder(source: ModelSource, base_dir: Path) -> LoadedModel:
         ModelError: the base folder is damaged, or this version of transformers no longer loads it.
     """
     where, chosen = str(base_dir), source.options
+    if chosen["pooling"] == "language":
+        return load_language(source, base_dir)
     config = read_json(base_dir / "config.json")
     tensors = read_weights(base_dir / WEIGHTS_FILE)
     headed = chosen["head_module"] is not None
@@ -124,7 +144,9 @@ def load_folder(source: ModelSource, base_dir: Path) -> LoadedModel:
             remedy="use the transformers version of the first session, or restore base/",
         )
     encoder = _encoder(chosen, source.modality, base_dir, model, where)
-    axes = ("batch", "sequence") if source.modality == "text" else ("batch",)
+    axes: tuple[str, ...] = ("batch", "sequence") if source.modality == "text" else ("batch",)
+    if source.modality == "audio":
+        axes = audio_axes(chosen["audio"])
     backbone = TransformersBackbone(model, chosen["pooling"])
     freeze(backbone)
     return LoadedModel(
@@ -168,9 +190,11 @@ def _open(folder: Path, modality: str, headed: bool, where: str) -> nn.Module:
 
 def _encoder(
     chosen: dict[str, Any], modality: str, base_dir: Path, model: nn.Module, where: str
-) -> TextEncoder | ImageEncoder:
+) -> TextEncoder | ImageEncoder | AudioEncoder:
     if modality == "image":
         return ImageEncoder(ImageSettings.from_dict(chosen["image"]))
+    if modality == "audio":
+        return load_audio_encoder(chosen["audio"], where)
     return load_tokenizer(base_dir, model, int(chosen["max_length"]), where)
 
 
@@ -189,12 +213,16 @@ def _pooling(
     model: nn.Module,
     inputs: dict[str, torch.Tensor],
     names: dict[str, str],
+    chosen: dict[str, Any],
     modality: str,
     where: str,
 ) -> str:
-    """mask_mean for text; for images the model's pooler, if it has a trained one, else mean."""
+    """mask_mean for text, its like for sound; for images the model's pooler, if it has a trained
+    one, else mean."""
     if modality == "text":
         return "mask_mean"
+    if modality == "audio":
+        return audio_pooling(model, chosen["audio"])
     output = cast(Any, run_once(model, inputs, where))
     trained = not any(name.startswith("pooler.") for name in untraced(model, names))
     pooled = getattr(output, "pooler_output", None)

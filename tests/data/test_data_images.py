@@ -164,7 +164,9 @@ def test_no_classes_no_images_too_many_bad(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found an empty folder"):
         read_dataset(tmp_path)
     picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"one folder of images per class; found a\.png"):
+    with pytest.raises(
+        DataError, match=r"one folder of images or recordings per class; found a\.png"
+    ):
         read_dataset(tmp_path)
     (tmp_path / "cat").mkdir()
     with pytest.raises(DataError, match="found no image"):
