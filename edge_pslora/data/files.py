@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_pslora.data.jsonl import read_jsonl
+from edge_pslora.data.npy import read_npy
 from edge_pslora.data.npz import read_npz
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import file_status, shown
@@ -14,6 +15,7 @@ from edge_pslora.errors import DataError
 
 READERS = {
     ".npz": read_npz,
+    ".npy": read_npy,
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_table,
@@ -25,7 +27,6 @@ READERS = {
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".dill")
 _REMEDIES = {
     **dict.fromkeys(_PICKLES, "save the arrays with numpy.savez(path, x=..., y=...)"),
-    ".npy": "save both arrays with numpy.savez(path, x=..., y=...)",
     **dict.fromkeys(
         (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z"), "unpack it first"
     ),
@@ -49,8 +50,6 @@ def read_file(path: Path, options: ReadOptions) -> Part:
     file_status(path)  # a missing file is worth more than a wrong suffix
     if suffix in _PICKLES:
         found = f"a {suffix} file, which can hold a Python pickle: never loaded"
-    elif suffix == ".npy":
-        found = "a .npy file, which holds one array without labels"
     else:
         found = f"a {shown(suffix, 20)} file" if suffix else "a file without a suffix"
     raise DataError(
