@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 FOREIGN = {
     "core": {"torch", "numpy"},
-    "data": {"numpy", "PIL"},
+    "data": {"numpy", "PIL", "pyarrow"},
     "workspace": {"numpy", "ml_dtypes"},
     "config": set(),
     "errors": set(),

@@ -87,8 +87,8 @@ def _count(line: str, delimiter: str) -> int:
 
 def _looks_like_header(first: Sequence[str], options: ReadOptions) -> bool:
     named = {cell.casefold() for cell in first}
-    given = (options.label_column, options.text_column, options.time_column, options.group_column)
-    given += (*options.feature_columns, *options.ignore_columns)
+    given = [options.label_column, options.text_column, options.time_column, options.group_column]
+    given += [*options.feature_columns, *options.ignore_columns]
     asked = {name.casefold() for name in given if name}
     # An index such as "-1" is no name.
     asked = {name for name in asked if number(name) is None}
@@ -125,6 +125,18 @@ def find_columns(first: Sequence[str], options: ReadOptions, where: str) -> Colu
             found="one column",
             remedy="give a table with at least one feature and a label",
         )
+    names, has_header = header_names(first, options, where)
+    return columns_of(names, options, where, has_header=has_header)
+
+
+def header_names(
+    first: Sequence[str], options: ReadOptions, where: str
+) -> tuple[tuple[str, ...], bool]:
+    """The columns' names, made up where the first row is data; whether it is a header.
+
+    Raises:
+        DataError: names given twice.
+    """
     has_header = _looks_like_header(first, options)
     names = tuple(cell if has_header and cell else f"column {i}" for i, cell in enumerate(first))
     if len(set(names)) != len(names):
@@ -135,7 +147,7 @@ def find_columns(first: Sequence[str], options: ReadOptions, where: str) -> Colu
             found=f"{shown(twice, 60)!r} more than once",
             remedy="rename one of them",
         )
-    return columns_of(names, options, where, has_header=has_header)
+    return names, has_header
 
 
 def columns_of(
@@ -169,8 +181,8 @@ def columns_of(
 def _features(
     names: Sequence[str], label: int | None, options: ReadOptions, where: str
 ) -> tuple[int, ...]:
-    wanted = _positions(options.feature_columns, names, "--feature-columns", where)
-    ignored = _positions(options.ignore_columns, names, "--ignore-columns", where)
+    wanted = column_positions(options.feature_columns, names, "--feature-columns", where)
+    ignored = column_positions(options.ignore_columns, names, "--ignore-columns", where)
     chosen = wanted or [i for i in range(len(names)) if i != label]
     found = tuple(i for i in chosen if i not in ignored)
     if label in found or not found:
@@ -183,7 +195,9 @@ def _features(
     return found
 
 
-def _positions(wanted: Sequence[str], names: Sequence[str], flag: str, where: str) -> list[int]:
+def column_positions(
+    wanted: Sequence[str], names: Sequence[str], flag: str, where: str
+) -> list[int]:
     found: list[int] = []
     for name in wanted:
         position = _position(name, names)
@@ -205,8 +219,8 @@ def _label(names: Sequence[str], options: ReadOptions, where: str) -> int:
     if named is not None:
         return named
     # the last one that is not said to be something else
-    others = _positions(options.ignore_columns, names, "--ignore-columns", where)
-    others += _positions(options.feature_columns, names, "--feature-columns", where)
+    others = column_positions(options.ignore_columns, names, "--ignore-columns", where)
+    others += column_positions(options.feature_columns, names, "--feature-columns", where)
     left = [i for i in range(len(names)) if i not in others]
     return left[-1] if left else len(names) - 1
 

@@ -77,10 +77,12 @@ def label_name(label: RawLabel) -> str:
 def joined_labels(value: object) -> str | None:
     """One multi-label cell (a list of names or numbers, or one of them) as `join_labels` joins it;
     None if it is something else or holds a label that cannot be used."""
-    items = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(item, str | int | float) and not label_problem(item) for item in items):
-        return None
-    return join_labels(label_name(item) for item in items)
+    names: list[str] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(item, str | int | float) or label_problem(item) is not None:
+            return None
+        names.append(label_name(item))
+    return join_labels(names)
 
 
 def split_cell(cell: str) -> list[str]:

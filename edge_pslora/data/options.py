@@ -33,7 +33,7 @@ class ReadOptions:
         share of the memory goes to a temporary file.
     passage_characters: longest passage that plain text is cut into.
     window_seconds: cut sensor recordings into windows of this length; None: no recordings.
-    hop_seconds: from one window's start to the next's; None: half a window.
+    hop_seconds: from one window's start to the next's; None: as long as a window.
     rate_hz: readings per second after resampling; None: the recordings' own, rounded.
     time_column: of a recording; None: a column named time, timestamp, ...
     time_unit: of it, s, ms, us or ns; None: seen from the steps.

@@ -10,7 +10,7 @@ import mmap
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, overload
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -70,25 +70,26 @@ class ByteSpool:
 
 
 class Numbers:
-    """float32 values that are appended row by row."""
+    """Numbers that are appended: float32 ("f"), float64 ("d") or int64 ("q")."""
 
-    def __init__(self) -> None:
+    def __init__(self, typecode: Literal["f", "d", "q"] = "f") -> None:
         self._spool = ByteSpool()
-        self._values = array("f")
+        self._typecode = typecode
+        self._values = array(typecode)
 
     def extend(self, values: Iterable[float]) -> None:
-        self._values.extend(values)
-        if len(self._values) * 4 > _BLOCK:
+        self._values.extend(values)  # type: ignore[arg-type]
+        if len(self._values) * self._values.itemsize > _BLOCK:
             self._move()
 
     def _move(self) -> None:
         self._spool.write(self._values.tobytes())
-        self._values = array("f")
+        self._values = array(self._typecode)
 
-    def rows(self, width: int) -> npt.NDArray[np.float32]:
-        """float32 [N, width]."""
+    def rows(self, width: int) -> npt.NDArray[Any]:
+        """[N, width]."""
         self._move()
-        return self._spool.array(np.float32).reshape(-1, width)
+        return self._spool.array(np.dtype(self._typecode)).reshape(-1, width)
 
 
 class SpooledTexts(Sequence[str]):

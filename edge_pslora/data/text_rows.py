@@ -149,8 +149,16 @@ class TextRows:
                     remedy=f"name the right one with {flag}",
                 )
 
-    def part(self, path: Path, options: ReadOptions, tally: Tally, unit: str) -> Part:
-        """The samples. unit: what stands between the file's name and a row's number.
+    def part(
+        self,
+        path: Path,
+        options: ReadOptions,
+        tally: Tally,
+        unit: str,
+        names: tuple[str, ...] | None = None,
+    ) -> Part:
+        """The samples. unit: what stands between the file's name and a row's number; names: of the
+        classes 0, 1, ..., where the file itself has them.
 
         Raises:
             DataError: no good row, too many bad ones, or labels that do not fit options.task_type.
@@ -164,7 +172,7 @@ class TextRows:
             return Part(samples, tally.close(len(samples)), (self._note(None),))
         if shape.many:
             options = replace(options, task_type="multilabel")
-        names = names_for(self.labels, options, path)
+        names = names or names_for(self.labels, options, path)
         targets = resolve(self.labels, options, shown(path), names=names)
         for position, reason in targets.dropped:
             line = self.lines[position]
@@ -182,7 +190,7 @@ class TextRows:
         if MESSAGES in shape.texts:
             joined = ", a line 'role: content' for each message"
         label = "" if shape.label is None else f", label from '{shown(shape.label, 40)}'"
-        named = "" if names is None else ", with the names in labels.json"
+        named = "" if names is None else ", with the names kept beside it"
         return f"text from {keys}{joined}{label}{named}"
 
 
