@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,17 +165,17 @@ def samples_of(
         raise array_error(path, "as many rows in x as in y", f"{len(x)} and {len(y)}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    raw = _sets(path, y, names, options)
+    raw: Iterable[RawLabel | None] | None = _sets(path, y, names, options)
     many = raw is not None and options.task_type != "classification"
     if raw is None:
         if y.ndim != 1:
             expected = "y of shape [N], or [N, classes] of 0 and 1"
             raise array_error(path, expected, f"y of shape {list(y.shape)}", "give one label a row")
-        raw = raw_labels(y)
+        raw = chain.from_iterable(raw_labels(rows) for rows in _blocks(y))
     table = x.ndim == 2
     finite = _finite(x, options, table=table)
     name, tally = shown(path.name), Tally(shown(path), options)
-    kept: list[int] = []
+    kept = array("q")
     labels = LabelColumn()
     for row, label in enumerate(raw):
         if label is None:
@@ -188,7 +190,7 @@ def samples_of(
             continue
         kept.append(row)
         labels.append(label)
-    if not kept:
+    if not len(kept):
         raise tally.no_rows()
     # Numbers stored as floats, in a table, may be a quantity; stored as integers they are classes.
     quantity = table and y.dtype.kind == "f" and not many

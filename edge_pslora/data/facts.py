@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_pslora.data.label_column import unique_values
 from edge_pslora.data.source import shown
 from edge_pslora.data.types import Samples, split_labels
 
@@ -23,7 +24,7 @@ def _task(train: Samples) -> str:
         return f"regression: {rows}, targets from {low:.6g} to {high:.6g}"
     if train.task_type == "language":
         return f"language: {rows} of text without labels"
-    names = np.unique(train.targets).tolist()
+    names = unique_values(train.targets)[0].tolist()
     if train.task_type == "multilabel":
         names = sorted({label for joined in names for label in split_labels(joined)})
         return f"multilabel: {rows}, {len(names)} labels ({_some(names)})"
@@ -39,7 +40,7 @@ def _lonely(train: Samples) -> tuple[str, ...]:
     """Classes of one sample: it is trained on, and nothing can be measured of the class."""
     if train.task_type != "classification":
         return ()
-    names, counts = np.unique(train.targets, return_counts=True)
+    names, counts = unique_values(train.targets)
     found = [str(name) for name in names[counts == 1]]
     if not found:
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,10 @@ import numpy.typing as npt
 RawLabel = str | int | float | bool
 
 TEXT, BOOLEAN, WHOLE, FRACTION, HUGE = range(5)  # HUGE: an integer that a double cannot hold
-KIND_NAMES = ("text", "true/false", "number", "number", "number")
+GROUP = np.array([0, 1, 2, 2, 2], dtype=np.int8)  # of each kind, in KIND_NAMES
+KIND_NAMES = ("text", "true/false", "number")
 _EXACT = 2**53
+_BLOCK = 1 << 16
 
 
 class LabelColumn:
@@ -51,25 +54,46 @@ class LabelColumn:
         self._values.append(value)
 
     def kinds(self) -> npt.NDArray[np.int8]:
-        """int8 [N]: TEXT, BOOLEAN, ..."""
-        return np.array(self._kinds, dtype=np.int8)
+        """int8 [N]: TEXT, BOOLEAN, ... Nothing can be appended while it is in use."""
+        return np.frombuffer(self._kinds, dtype=np.int8) if self._kinds else np.zeros(0, np.int8)
 
     def numbers(self) -> npt.NDArray[np.float64]:
-        """float64 [N]; places in the word list where the label is no number."""
-        values = np.array(self._values, dtype=np.float64)
-        for i in np.flatnonzero(self.kinds() == HUGE):
-            values[i] = float(self._listed[int(values[i])])
+        """float64 [N]; places in the word list where the label is no number. Likewise."""
+        values = np.frombuffer(self._values, dtype=np.float64) if self._values else np.zeros(0)
+        huge = np.flatnonzero(self.kinds() == HUGE)
+        if len(huge):
+            values = values.copy()
+            values[huge] = [float(self._listed[int(values[i])]) for i in huge]
         return values
 
-    def distinct(self, rows: npt.NDArray[np.int64]) -> tuple[list[RawLabel], npt.NDArray[np.int64]]:
-        """The different labels of `rows`, and for each row (int64 [K]) which of them it is."""
-        kinds, values = self.kinds()[rows], np.array(self._values, dtype=np.float64)[rows]
+    def distinct(self, rows: npt.NDArray[np.int64]) -> tuple[list[RawLabel], npt.NDArray[np.int32]]:
+        """The different labels of `rows`, and for each row (int32 [K]) which of them it is."""
+        known: dict[tuple[int, float], int] = {}
         labels: list[RawLabel] = []
-        codes = np.empty(len(rows), dtype=np.int64)
-        for kind in np.unique(kinds):
-            chosen = kinds == kind
-            _, first, inverse = np.unique(values[chosen], return_index=True, return_inverse=True)
-            codes[chosen] = inverse + len(labels)
-            where = rows[chosen]
-            labels += [self[int(where[i])] for i in first]
+        codes = np.empty(len(rows), dtype=np.int32)
+        kinds, values = self.kinds(), np.frombuffer(self._values, dtype=np.float64)
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            for kind in np.unique(kinds[block]):
+                chosen = np.flatnonzero(kinds[block] == kind)
+                found, first, inverse = np.unique(
+                    values[block[chosen]], return_index=True, return_inverse=True
+                )
+                places = np.empty(len(found), dtype=np.int32)
+                for i, value in enumerate(found.tolist()):
+                    places[i] = known.setdefault((int(kind), value), len(labels))
+                    if places[i] == len(labels):
+                        labels.append(self[int(block[chosen[first[i]]])])
+                codes[start + chosen] = places[inverse]
         return labels, codes
+
+
+def unique_values(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The different values in order and how often each comes, without a sorted copy of all of them."""
+    counts: dict[Any, int] = {}
+    for start in range(0, len(values), _BLOCK):
+        found, times = np.unique(values[start : start + _BLOCK], return_counts=True)
+        for value, count in zip(found.tolist(), times.tolist(), strict=True):
+            counts[value] = counts.get(value, 0) + count
+    names = sorted(counts)
+    return np.array(names, dtype=values.dtype), np.array([counts[n] for n in names], dtype=np.int64)

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from edge_pslora.config import TaskType
 from edge_pslora.data.label_column import (
     FRACTION,
+    GROUP,
     KIND_NAMES,
     WHOLE,
     LabelColumn,
     RawLabel,
+    unique_values,
 )
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.spool import take_rows
@@ -95,7 +97,7 @@ def infer_task(numbers: npt.NDArray[np.float64], *, fractions: bool, table: bool
     """Regression for fractional numbers or, in a table, for very many different ones."""
     if fractions:
         return "regression"
-    distinct = len(np.unique(numbers)) if table else 0
+    distinct = len(unique_values(numbers)[0]) if table else 0
     if distinct > MANY_VALUES and distinct > MANY_VALUES_SHARE * len(numbers):
         return "regression"
     return "classification"
@@ -123,8 +125,8 @@ def resolve(
     is_number = kinds >= WHOLE
     if options.task_type in ("multilabel", "language"):
         return Targets(options.task_type, np.arange(len(labels)), _names(labels, None, None), ())
-    kind_names = np.array(KIND_NAMES, dtype=np.str_)[kinds]
-    present, counts = np.unique(kind_names, return_counts=True)
+    groups = GROUP[kinds]
+    counts = np.bincount(groups, minlength=len(KIND_NAMES))
     fractions = bool(np.any(kinds == FRACTION) and np.any(values[kinds == FRACTION] % 1 != 0))
     wanted: str | None
     task: TaskType | None = options.task_type
@@ -137,14 +139,14 @@ def resolve(
                 expected="numbers as labels for regression",
                 found="no label"
                 if not len(odd)
-                else f"{kind_names[odd[0]]} such as {labels[int(odd[0])]!r}",
+                else f"{KIND_NAMES[groups[odd[0]]]} such as {labels[int(odd[0])]!r}",
                 remedy="choose another label column, or --task-type classification",
             )
     elif names is not None and is_number.all() and not fractions:
         task, wanted = "classification", None
     elif not table:
-        wanted = str(present[counts.argmax()]) if len(present) > 1 else None
-        only = wanted or next(iter(present), None)
+        only = KIND_NAMES[counts.argmax()]
+        wanted = only if (counts > 0).sum() > 1 else None
         if task is None:
             numbers = values[is_number]
             task = (
@@ -160,9 +162,11 @@ def resolve(
         )
         wanted = "number" if quantity else None
         task = "regression" if quantity else "classification"
-    bad = np.zeros(len(labels), np.bool_) if wanted is None else kind_names != wanted
+    bad = np.zeros(len(labels), np.bool_)
+    if wanted is not None:
+        bad = groups != KIND_NAMES.index(wanted)
     dropped = [
-        (int(i), f"a label of another kind than most ({kind_names[i]}, not {wanted})")
+        (int(i), f"a label of another kind than most ({KIND_NAMES[groups[i]]}, not {wanted})")
         for i in np.flatnonzero(bad)
     ]
     use_names = names if is_number.all() and not fractions and task == "classification" else None

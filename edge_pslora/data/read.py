@@ -5,12 +5,11 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-import numpy as np
-
 from edge_pslora.data.digest import dataset_digest
 from edge_pslora.data.facts import facts_of
 from edge_pslora.data.files import read_file
 from edge_pslora.data.folder import read_folder
+from edge_pslora.data.label_column import unique_values
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import file_status, shown
 from edge_pslora.data.types import Dataset, Samples
@@ -51,7 +50,7 @@ def read_dataset(path: Path, options: ReadOptions | None = None) -> Dataset:
 def _check_classes(train: Samples, options: ReadOptions, where: str) -> None:
     if train.task_type not in ("classification", "multilabel"):
         return
-    names = np.unique(train.targets)
+    names, _ = unique_values(train.targets)
     if len(names) < options.min_classes:
         raise DataError(
             where,

@@ -35,7 +35,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".data", ".txt")
 class Readings:
     """R rows. times: float64 [R], dated: they were dates (seconds then); values: float32 [R, C].
 
-    codes: int64 [R] into names, the labels; groups: int64 [R] or None; label_source: for people.
+    codes: int32 [R] into names, the labels; groups: int64 [R] or None; label_source: for people.
     """
 
     times: npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class Readings:
     time_name: str
     values: npt.NDArray[np.float32]
     channels: tuple[str, ...]
-    codes: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int32]
     names: tuple[RawLabel, ...]
     groups: npt.NDArray[np.int64] | None
     label_source: str

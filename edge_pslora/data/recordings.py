@@ -213,7 +213,7 @@ def _cut_part(part: Readings, grid: _Grid, options: ReadOptions, windows: _Windo
 
 
 def _label_of(
-    codes: npt.NDArray[np.int64], part: Readings, options: ReadOptions
+    codes: npt.NDArray[np.int32], part: Readings, options: ReadOptions
 ) -> str | int | float | None:
     """The window's label; None if too few readings have it."""
     if options.task_type == "regression":

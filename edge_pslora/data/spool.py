@@ -66,7 +66,12 @@ class ByteSpool:
             mapped = mmap.mmap(self._file.fileno(), self.size)
         except OSError as error:
             raise _no_room(error, self.size) from error
+        self._file.close()  # the map lives on
         return np.frombuffer(mapped, dtype)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class Numbers:
@@ -161,9 +166,9 @@ class Texts:
         return SpooledTexts(self._data.array(np.uint8), self._starts.array("<i8"))
 
 
-def take_rows(values: npt.NDArray[Any], indices: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def take_rows(values: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """values[indices], spooled where that is large; `values` itself where it is every row in order."""
-    if len(indices) == len(values) and np.array_equal(indices, np.arange(len(values))):
+    if _is_everything(indices, len(values)):
         return values
     row_bytes = values.itemsize * int(np.prod(values.shape[1:]))
     if len(indices) * row_bytes <= SPOOL_BYTES:
@@ -172,6 +177,16 @@ def take_rows(values: npt.NDArray[Any], indices: npt.NDArray[np.int64]) -> npt.N
     for start in range(0, len(indices), step):
         spool.write(np.ascontiguousarray(values[indices[start : start + step]]).tobytes())
     return spool.array(values.dtype).reshape(len(indices), *values.shape[1:])
+
+
+def _is_everything(indices: npt.NDArray[Any], count: int) -> bool:
+    if len(indices) != count:
+        return False
+    blocks = range(0, count, _BLOCK)
+    return all(
+        np.array_equal(indices[i : i + _BLOCK], np.arange(i, min(count, i + _BLOCK)))
+        for i in blocks
+    )
 
 
 def take_texts(texts: Sequence[str], indices: npt.NDArray[np.int64]) -> Sequence[str]:
