@@ -72,6 +72,7 @@ def read_elements(
 
 def _blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     step = max(1, _CHUNK // max(1, values.itemsize * math.prod(values.shape[1:])))
+    step = min(step, 8192)  # labels become objects
     return (values[start : start + step] for start in range(0, len(values), step))
 
 

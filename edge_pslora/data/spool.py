@@ -172,7 +172,8 @@ def take_rows(values: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArra
         return values
     row_bytes = values.itemsize * int(np.prod(values.shape[1:]))
     if len(indices) * row_bytes <= SPOOL_BYTES:
-        return values[indices]
+        chosen: npt.NDArray[Any] = values[indices]
+        return chosen
     spool, step = ByteSpool(), max(1, _BLOCK // max(1, row_bytes))
     for start in range(0, len(indices), step):
         spool.write(np.ascontiguousarray(values[indices[start : start + step]]).tobytes())
