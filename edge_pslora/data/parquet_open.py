@@ -112,7 +112,7 @@ def _require_sound(path: Path, stream: BinaryIO, size: int) -> None:
     stream.seek(0)
     try:
         done = subprocess.run(
-            [sys.executable, parquet_check.__file__],
+            [sys.executable, "-P", parquet_check.__file__],
             stdin=stream,
             capture_output=True,
             timeout=60 + size / 1e6,

@@ -1,6 +1,7 @@
 """Reads one data file and prints how much anonymous memory that took at most, in bytes, and the rows.
 
-Run as: memory_child.py FILE SPOOL_BYTES. Mapped files do not count: the system takes them back at will.
+Run as: memory_child.py FILE SPOOL_BYTES [windows]. Mapped files do not count: the system takes them
+back at will.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
             time.sleep(0.002)
 
     before = peak[0]
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     dataset = without_duplicates(read_dataset(Path(sys.argv[1]), options))
     train, held = split(dataset.train, 0.1, 0)

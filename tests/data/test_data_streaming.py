@@ -60,6 +60,15 @@ def _parquet(path: Path, rows: int) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=1000)
 
 
+def _recording(path: Path, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        file.write("t_ms," + ",".join(f"c{i}" for i in range(100)) + ",label\n")
+        for row in range(rows):
+            cells = ",".join(f"{value:.3f}" for value in rng.random(100))
+            file.write(f"{20 * row},{cells},{'ab'[row // 4000 % 2]}\n")
+
+
 WRITERS: list[tuple[str, Callable[[Path, int], None]]] = [
     ("d.csv", _csv),
     ("d.jsonl", _jsonl),
@@ -70,9 +79,10 @@ WRITERS: list[tuple[str, Callable[[Path, int], None]]] = [
 ]
 
 
-def _measure(path: Path) -> tuple[int, int]:
+def _measure(path: Path, *more: str) -> tuple[int, int]:
+    child = str(Path(__file__).with_name("memory_child.py"))
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("memory_child.py")), str(path), str(SPOOL)],
+        [sys.executable, child, str(path), str(SPOOL), *more],
         capture_output=True,
         text=True,
         check=True,
@@ -93,6 +103,18 @@ def test_ten_times_the_rows_take_the_same_memory(tmp_path, name, write):
         write(folder / name, rows)
         sizes[rows], found = _measure(folder / name)
         assert found >= rows
+    assert sizes[80_000] - sizes[8000] < GROWTH, sizes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_ten_times_the_readings_take_the_same_memory(tmp_path):
+    sizes = {}
+    for rows in (8000, 80_000):
+        path = tmp_path / f"{rows}.csv"
+        _recording(path, rows)
+        sizes[rows], found = _measure(path, "windows")
+        assert found == rows // 50
     assert sizes[80_000] - sizes[8000] < GROWTH, sizes
 
 
