@@ -13,7 +13,7 @@ from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
 from edge_pslora.cli.output import columns, fraction, print_result
 from edge_pslora.cli.quiet import working
-from edge_pslora.cli.settings import adapt_config, per_channel
+from edge_pslora.cli.settings import adapt_config, per_channel, without_samples
 from edge_pslora.errors import GateRefusedError
 from edge_pslora.units import format_duration, format_size
 
@@ -34,8 +34,18 @@ def adapt(
     task: d.Task = None,
     label_column: d.LabelColumn = None,
     text_column: d.TextColumn = None,
+    feature_columns: d.FeatureColumns = None,
+    ignore_columns: d.IgnoreColumns = None,
     missing: d.Missing = None,
     task_type: d.TaskTypeOption = None,
+    keep_duplicates: d.KeepDuplicates = False,
+    no_keep_samples: d.NoKeepSamples = False,
+    window: d.Window = None,
+    hop: d.Hop = None,
+    rate: d.Rate = None,
+    time_column: d.TimeColumn = None,
+    time_unit: d.TimeUnit = None,
+    group_column: d.GroupColumn = None,
     history_budget: o.HistoryBudget = None,
     anchor_budget: o.AnchorBudget = None,
     ram_budget: o.RamBudget = None,
@@ -95,18 +105,33 @@ def adapt(
             "stability_stride": stability_stride,
             "stability_cache": stability_cache,
             "history_budget": history_budget,
-            "anchor_budget": anchor_budget,
+            "anchor_budget": without_samples(anchor_budget) if no_keep_samples else anchor_budget,
             "ram_budget": ram_budget,
             "time_budget": time_budget,
             "max_forgetting": max_forgetting,
             "force": force or None,
         },
     )
+    read = d.read_options(
+        label_column=label_column,
+        text_column=text_column,
+        feature_columns=feature_columns,
+        ignore_columns=ignore_columns,
+        missing=missing,
+        window=window,
+        hop=hop,
+        rate=rate,
+        time_column=time_column,
+        time_unit=time_unit,
+        group_column=group_column,
+        task_type=task_type,
+        keep_duplicates=keep_duplicates,
+        keep_samples=not no_keep_samples,
+    )
     mean = per_channel(image_mean, "--image-mean")
     std = per_channel(image_std, "--image-std")
     with working(quiet=quiet, debug=debug) as progress:
         # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.data.options import ReadOptions
         from edge_pslora.models.options import ModelOptions
         from edge_pslora.pipeline import adapt as run_session
 
@@ -122,12 +147,7 @@ def adapt(
             workspace=workspace,
             task=task,
             config=settings,
-            read=ReadOptions(
-                label_column=label_column,
-                text_column=text_column,
-                task_type=task_type,
-                missing=tuple(missing or ()),
-            ),
+            read=read,
             model_options=ModelOptions(
                 max_length=settings.train.max_length,
                 image_size=image_size,

@@ -35,25 +35,43 @@ def evaluate(
     generation: o.GenerationOption = None,
     label_column: d.LabelColumn = None,
     text_column: d.TextColumn = None,
+    feature_columns: d.FeatureColumns = None,
+    ignore_columns: d.IgnoreColumns = None,
     missing: d.Missing = None,
+    window: d.Window = None,
+    hop: d.Hop = None,
+    rate: d.Rate = None,
+    time_column: d.TimeColumn = None,
+    time_unit: d.TimeUnit = None,
+    group_column: d.GroupColumn = None,
     compare_torch: CompareTorch = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Measure a generation on DATA (its test part, if it has one)."""
+    read = d.read_options(
+        label_column=label_column,
+        text_column=text_column,
+        feature_columns=feature_columns,
+        ignore_columns=ignore_columns,
+        missing=missing,
+        window=window,
+        hop=hop,
+        rate=rate,
+        time_column=time_column,
+        time_unit=time_unit,
+        group_column=group_column,
+    )
     with working(quiet=quiet, debug=debug):
         # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.data.options import ReadOptions
         from edge_pslora.evaluation import evaluate as measure
 
         result = measure(
             workspace,
             data,
             generation=generation,
-            read=ReadOptions(
-                label_column=label_column, text_column=text_column, missing=tuple(missing or ())
-            ),
+            read=read,
             compare_torch=compare_torch,
         )
     facts = result.to_dict()

@@ -67,6 +67,22 @@ def adapt_config(preset: str, flags: Mapping[str, Any]) -> AdaptConfig:
     return config
 
 
+def without_samples(anchor_budget: str | None) -> str:
+    """The anchor budget under --no-keep-samples.
+
+    Raises:
+        UsageError: a budget for samples was given as well.
+    """
+    if anchor_budget is not None and parse_size(anchor_budget, "--anchor-budget") > 0:
+        raise UsageError(
+            "--no-keep-samples",
+            expected="no --anchor-budget beside it",
+            found=f"--anchor-budget {anchor_budget}",
+            remedy="leave one of them out",
+        )
+    return "0"
+
+
 def per_channel(text: str | None, where: str) -> float | tuple[float, float, float] | None:
     """ "0.5" -> 0.5, "0.48,0.45,0.4" -> three numbers, None -> None.
 

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 FOREIGN = {
     "core": {"torch", "numpy"},
-    "data": {"numpy", "PIL", "soundfile"},
+    "data": {"numpy", "PIL", "soundfile", "pyarrow"},
     "tasks": {"numpy", "torch"},
     "workspace": {"numpy", "ml_dtypes"},
     "config": set(),

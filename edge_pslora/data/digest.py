@@ -12,6 +12,7 @@ from edge_pslora.data.source import open_input
 from edge_pslora.data.types import Samples
 
 _CHUNK = 1 << 20
+_ROWS = 10_000
 
 
 def _float_bytes(values: npt.NDArray[np.float32]) -> memoryview:
@@ -45,11 +46,13 @@ def _samples_digest(samples: Samples) -> bytes:
     else:
         for item in samples.inputs:
             _add(hasher, item.encode("utf-8") if isinstance(item, str) else _file_digest(item))
-    if samples.task_type == "regression":
-        hasher.update(_float_bytes(samples.targets.astype(np.float32)))
-    else:
-        for label in samples.targets.tolist():
-            _add(hasher, str(label).encode("utf-8"))
+    for start in range(0, len(samples), _ROWS):
+        targets = samples.targets[start : start + _ROWS]
+        if samples.task_type == "regression":
+            hasher.update(_float_bytes(targets.astype(np.float32)))
+        else:
+            for label in targets.tolist():
+                _add(hasher, str(label).encode("utf-8"))
     return hasher.digest()
 
 

@@ -1,4 +1,4 @@
-"""A folder with train, valid and test: files as mlx-lm lays them out, or class folders of files."""
+"""A folder: train, valid and test as mlx-lm lays them out, class folders, recordings, or texts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import numpy as np
 
 from edge_pslora.data.class_folders import class_folders
 from edge_pslora.data.files import READERS, read_file
+from edge_pslora.data.folder_files import prose_files, recording_files
 from edge_pslora.data.media import read_media
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.prose import read_prose_files
+from edge_pslora.data.recordings import read_recordings
 from edge_pslora.data.source import cannot_open, shown
 from edge_pslora.data.tally import Part
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
 PART_NAMES = ("train", "valid", "test")
-PART_SUFFIXES = (".jsonl", ".csv", ".tsv", ".npz")
-_LAYOUT = "a train.jsonl (or .csv), or one folder of images or recordings per class"
+PART_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".npz", ".txt", ".md")
+_LAYOUT = "a train.jsonl (.csv, .parquet, .npz), or one folder of images or recordings per class"
 
 
 def _part_files(root: Path) -> dict[str, Path]:
@@ -28,6 +31,7 @@ def _part_files(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in PART_NAMES:
         files = [root / (name + suffix) for suffix in PART_SUFFIXES]
+        files += [root / f"{name}_x.npy", *([root / "x.npy"] if name == "train" else [])]
         files = [file for file in files if os.path.lexists(file)]
         if len(files) > 1:
             raise DataError(
@@ -109,6 +113,16 @@ def _read_parts(
     return parts
 
 
+def _recording_parts(root: Path) -> dict[str, Path]:
+    """train/valid/test -> its folder of recordings; or all of `root` as train."""
+    folders = {name: root / name for name in PART_NAMES if (root / name).is_dir()}
+    return folders if "train" in folders else {"train": root}
+
+
+def _read_recordings(folder: Path, options: ReadOptions) -> Part:
+    return read_recordings(folder, recording_files(folder), options)
+
+
 def read_folder(root: Path, options: ReadOptions) -> dict[str, Part]:
     """The parts of a folder by name; "train" is always there.
 
@@ -120,6 +134,10 @@ def read_folder(root: Path, options: ReadOptions) -> dict[str, Part]:
     if "train" in files:
         files = {name: _inside(file, root) for name, file in files.items()}
         return _read_parts(files, read_file, options)
+    if options.window_seconds is not None:
+        return _read_parts(_recording_parts(root), _read_recordings, options)
+    if texts := prose_files(root, options):
+        return {"train": read_prose_files(root, texts, options)}
     if folders := _media_parts(root):
         return _read_parts(folders, read_media, options)
     if files or not class_folders(root):

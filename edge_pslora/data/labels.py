@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import TaskType
+from edge_pslora.data.label_column import (
+    FRACTION,
+    GROUP,
+    KIND_NAMES,
+    WHOLE,
+    LabelColumn,
+    RawLabel,
+    unique_values,
+)
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.spool import take_rows
+from edge_pslora.data.types import join_labels
 from edge_pslora.errors import DataError
-
-RawLabel = str | int | float | bool
 
 MAX_LABEL_CHARACTERS = 128
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -31,13 +39,6 @@ class Targets:
     kept: npt.NDArray[np.int64]
     values: npt.NDArray[np.str_] | npt.NDArray[np.float32]
     dropped: tuple[tuple[int, str], ...]
-
-
-def kind_of(label: RawLabel) -> str:
-    """'text', 'true/false' or 'number'."""
-    if isinstance(label, bool):
-        return "true/false"
-    return "text" if isinstance(label, str) else "number"
 
 
 def unprintable(text: str) -> str | None:
@@ -75,58 +76,124 @@ def label_name(label: RawLabel) -> str:
     return str(label)
 
 
-def infer_task(numbers: Sequence[int | float], *, table: bool) -> TaskType:
+def joined_labels(value: object) -> str | None:
+    """One multi-label cell (a list of names or numbers, or one of them) as `join_labels` joins it;
+    None if it is something else or holds a label that cannot be used."""
+    names: list[str] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(item, str | int | float) or label_problem(item) is not None:
+            return None
+        names.append(label_name(item))
+    return join_labels(names)
+
+
+def split_cell(cell: str) -> list[str]:
+    """The labels in one cell of a table: between ';' or, where there is none, '|'."""
+    parts = cell.split(";" if ";" in cell else "|")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def infer_task(numbers: npt.NDArray[np.float64], *, fractions: bool, table: bool) -> TaskType:
     """Regression for fractional numbers or, in a table, for very many different ones."""
-    if any(isinstance(value, float) and not value.is_integer() for value in numbers):
+    if fractions:
         return "regression"
-    distinct = len(set(numbers))
-    if table and distinct > MANY_VALUES and distinct > MANY_VALUES_SHARE * len(numbers):
+    distinct = len(unique_values(numbers)[0]) if table else 0
+    if distinct > MANY_VALUES and distinct > MANY_VALUES_SHARE * len(numbers):
         return "regression"
     return "classification"
 
 
 def resolve(
-    labels: Sequence[RawLabel], options: ReadOptions, where: str, *, table: bool = False
+    labels: LabelColumn,
+    options: ReadOptions,
+    where: str,
+    *,
+    table: bool = False,
+    names: tuple[str, ...] | None = None,
 ) -> Targets:
     """Decides the task type and turns N labels without `label_problem` into targets.
 
     In a table (`table`) every cell is text, so that a number among names is a name; elsewhere the
-    kind that most labels have wins, and the others are dropped.
+    kind that most labels have wins, and the others are dropped. Multi-label sets come joined.
+
+    names: of the classes 0, 1, ... from a labels.json; used where the labels are such numbers.
 
     Raises:
         DataError: regression was asked for and the labels are not numbers.
     """
-    kinds = [kind_of(label) for label in labels]
-    numbers = [label for label in labels if not isinstance(label, str | bool)]
+    kinds, values = labels.kinds(), labels.numbers()
+    is_number = kinds >= WHOLE
+    if options.task_type in ("multilabel", "language"):
+        return Targets(options.task_type, np.arange(len(labels)), _names(labels, None, None), ())
+    groups = GROUP[kinds]
+    counts = np.bincount(groups, minlength=len(KIND_NAMES))
+    fractions = bool(np.any(kinds == FRACTION) and np.any(values[kinds == FRACTION] % 1 != 0))
+    wanted: str | None
     task: TaskType | None = options.task_type
     if task == "regression":
-        wanted: str | None = "number"
-        if len(numbers) <= len(labels) / 2:
-            odd = next((i for i, kind in enumerate(kinds) if kind != "number"), None)
+        wanted = "number"
+        if is_number.sum() <= len(labels) / 2:
+            odd = np.flatnonzero(~is_number)
             raise DataError(
                 where,
                 expected="numbers as labels for regression",
-                found="no label" if odd is None else f"{kinds[odd]} such as {labels[odd]!r}",
+                found="no label"
+                if not len(odd)
+                else f"{KIND_NAMES[groups[odd[0]]]} such as {labels[int(odd[0])]!r}",
                 remedy="choose another label column, or --task-type classification",
             )
+    elif names is not None and is_number.all() and not fractions:
+        task, wanted = "classification", None
     elif not table:
-        wanted = max(kinds, key=kinds.count) if len(set(kinds)) > 1 else next(iter(kinds), None)
+        only = KIND_NAMES[counts.argmax()]
+        wanted = only if (counts > 0).sum() > 1 else None
         if task is None:
-            task = infer_task(numbers, table=False) if wanted == "number" else "classification"
+            numbers = values[is_number]
+            task = (
+                infer_task(numbers, fractions=fractions, table=False)
+                if only == "number"
+                else "classification"
+            )
     else:
-        few = len(labels) - len(numbers) <= options.max_bad_fraction * len(labels)
-        quantity = task is None and few and infer_task(numbers, table=True) == "regression"
+        few = (~is_number).sum() <= options.max_bad_fraction * len(labels)
+        quantity = task is None and few
+        quantity = quantity and (
+            infer_task(values[is_number], fractions=fractions, table=True) == "regression"
+        )
         wanted = "number" if quantity else None
         task = "regression" if quantity else "classification"
-    keep = [i for i, kind in enumerate(kinds) if wanted is None or kind == wanted]
-    dropped = tuple(
-        (i, f"a label of another kind than most ({kind}, not {wanted})")
-        for i, kind in enumerate(kinds)
-        if wanted is not None and kind != wanted
-    )
-    values: npt.NDArray[np.str_] | npt.NDArray[np.float32]
+    bad = np.zeros(len(labels), np.bool_)
+    if wanted is not None:
+        bad = groups != KIND_NAMES.index(wanted)
+    dropped = [
+        (int(i), f"a label of another kind than most ({KIND_NAMES[groups[i]]}, not {wanted})")
+        for i in np.flatnonzero(bad)
+    ]
+    use_names = names if is_number.all() and not fractions and task == "classification" else None
+    if use_names is not None:
+        outside = (values < 0) | (values >= len(use_names))
+        dropped += [
+            (
+                int(i),
+                f"a label outside labels.json ({labels[int(i)]}, not 0 to {len(use_names) - 1})",
+            )
+            for i in np.flatnonzero(outside)
+        ]
+        bad |= outside
+    keep = np.flatnonzero(~bad).astype(np.int64)
     if task == "regression":
-        values = np.array([float(labels[i]) for i in keep], dtype=np.float32)
-    else:
-        values = np.array([label_name(labels[i]) for i in keep], dtype=np.str_)
-    return Targets(task, np.array(keep, dtype=np.int64), values, dropped)
+        return Targets(task, keep, values[keep].astype(np.float32), tuple(dropped))
+    return Targets(task, keep, _names(labels, keep, use_names), tuple(dropped))
+
+
+def _names(
+    labels: LabelColumn, keep: npt.NDArray[np.int64] | None, names: tuple[str, ...] | None
+) -> npt.NDArray[np.str_]:
+    """The class names of the rows `keep` (None: of all, which are names already)."""
+    rows = np.arange(len(labels), dtype=np.int64) if keep is None else keep
+    distinct, codes = labels.distinct(rows)
+    found = [
+        str(label) if keep is None else label_name(label) if names is None else names[int(label)]
+        for label in distinct
+    ]
+    return take_rows(np.array(found, dtype=np.str_), codes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-import numpy as np
-
 from edge_pslora.data.digest import dataset_digest
+from edge_pslora.data.facts import facts_of
 from edge_pslora.data.files import read_file
 from edge_pslora.data.folder import read_folder
+from edge_pslora.data.label_column import unique_values
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import file_status, shown
 from edge_pslora.data.types import Dataset, Samples
@@ -19,15 +19,14 @@ __all__ = ["ReadOptions", "read_dataset"]
 
 
 def read_dataset(path: Path, options: ReadOptions | None = None) -> Dataset:
-    """Reads a file (.npz, .jsonl, .csv, .tsv, .data, .txt) or a folder (parts, or class
-    folders of images or recordings).
+    """Reads a file (see files.READERS) or a folder (parts, class folders, recordings, texts).
 
     Rows that cannot be read are returned in Dataset.rejected. The test part is never mixed into the
     others, and valid only where the folder has one.
 
     Raises:
         DataError: the data cannot be used; nothing was changed.
-        InputError: what decodes images or recordings is not installed.
+        InputError: what decodes images, recordings or Parquet is not installed.
     """
     options = options or ReadOptions()
     if stat.S_ISDIR(file_status(path).st_mode):
@@ -44,17 +43,20 @@ def read_dataset(path: Path, options: ReadOptions | None = None) -> Dataset:
         test=test,
         rejected=tuple(row for part in parts.values() for row in part.rejected),
         digest=dataset_digest(train, valid, test) if options.decode else "",
+        notes=(*parts["train"].notes, *facts_of(train)),
     )
 
 
 def _check_classes(train: Samples, options: ReadOptions, where: str) -> None:
-    if train.task_type != "classification":
+    if train.task_type not in ("classification", "multilabel"):
         return
-    names = np.unique(train.targets)
+    names, _ = unique_values(train.targets)
     if len(names) < options.min_classes:
         raise DataError(
             where,
-            expected=f"at least {options.min_classes} classes",
+            expected=f"at least {options.min_classes} classes"
+            if train.task_type == "classification"
+            else f"at least {options.min_classes} different sets of labels",
             found=f"{len(names)}: " + ", ".join(shown(str(name), 40) for name in names),
             remedy="add samples of another class, or check --label-column",
         )

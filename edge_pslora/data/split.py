@@ -17,7 +17,10 @@ def _strata(samples: Samples) -> list[npt.NDArray[np.int64]]:
     if samples.task_type == "regression":
         order = np.argsort(samples.targets, kind="stable").astype(np.int64)
         return np.array_split(order, max(1, min(_QUANTILES, len(order) // 2)))
-    _, classes = np.unique(samples.targets, return_inverse=True)
+    _, classes, counts = np.unique(samples.targets, return_inverse=True, return_counts=True)
+    if samples.task_type == "multilabel":
+        # sets of labels that come once are held out as one class, or they never would be
+        classes = np.where(counts[classes] == 1, len(counts), classes)
     order = np.argsort(classes, kind="stable").astype(np.int64)
     return np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
 

@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from edge_pslora.data.columns import Columns, find_columns, find_delimiter, is_missing, number
-from edge_pslora.data.labels import FLOAT32_MAX, RawLabel, label_problem, resolve, unprintable
+from edge_pslora.data.label_column import LabelColumn, RawLabel
+from edge_pslora.data.label_names import names_for
+from edge_pslora.data.labels import (
+    FLOAT32_MAX,
+    joined_labels,
+    label_problem,
+    resolve,
+    split_cell,
+    unprintable,
+)
 from edge_pslora.data.lines import check_text, read_lines
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import open_input, shown
+from edge_pslora.data.spool import Numbers, Texts, take_rows, take_texts
 from edge_pslora.data.tally import Part, Tally
+from edge_pslora.data.text_rows import language_samples
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
@@ -25,15 +34,15 @@ from edge_pslora.errors import DataError
 class _Rows:
     """Good rows so far, and how many cells of each feature were no numbers."""
 
-    values: array[float] = field(default_factory=lambda: array("f"))
-    texts: list[str] = field(default_factory=list)
-    labels: list[RawLabel] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    values: Numbers = field(default_factory=Numbers)
+    texts: Texts = field(default_factory=Texts)
+    labels: LabelColumn = field(default_factory=LabelColumn)
+    lines: array[int] = field(default_factory=lambda: array("q"))
     not_numbers: dict[int, int] = field(default_factory=dict)
     example: dict[int, str] = field(default_factory=dict)
 
 
-def _records(
+def records(
     stream: BinaryIO, delimiter: str, name: str, tally: Tally
 ) -> Iterator[tuple[int, int, list[str]]]:
     """First line, number of lines and stripped cells of each record; damaged ones go to `tally`."""
@@ -62,7 +71,7 @@ def _records(
 
 
 def _numbers(
-    cells: list[str], columns: Columns, missing: frozenset[float], rows: _Rows
+    cells: list[str], columns: Columns, missing: frozenset[float], rows: _Rows, *, quote: bool
 ) -> str | None:
     """Appends the feature values [F] of one row; a reason if one of them is not a number."""
     values: list[float] = []
@@ -74,7 +83,8 @@ def _numbers(
         elif value is None:
             rows.not_numbers[i] = rows.not_numbers.get(i, 0) + 1
             rows.example.setdefault(i, cell)
-            return f"column {shown(columns.names[i], 40)!r} holds {shown(cell, 40)!r}, not a number"
+            what = f"{shown(cell, 40)!r}, not a number" if quote else "no number"
+            return f"column {shown(columns.names[i], 40)!r} holds {what}"
         elif abs(value) > FLOAT32_MAX:
             return f"column {shown(columns.names[i], 40)!r} holds a number beyond 32 bits"
         else:
@@ -83,25 +93,41 @@ def _numbers(
     return None
 
 
+def _label(
+    cell: str, options: ReadOptions, missing: frozenset[float]
+) -> tuple[RawLabel, str | None]:
+    """The label in a cell, and why it cannot be used."""
+    if options.task_type == "multilabel":
+        joined = joined_labels(split_cell(cell))
+        return joined or "", None if joined is not None else "a label that cannot be used"
+    value = number(cell)
+    if (value is None and is_missing(cell)) or value in missing:
+        return "", "no label"
+    label: RawLabel = cell if value is None else value
+    return label, label_problem(label)
+
+
 def _take(
-    cells: list[str], line: int, columns: Columns, missing: frozenset[float], rows: _Rows
+    cells: list[str],
+    line: int,
+    columns: Columns,
+    missing: frozenset[float],
+    rows: _Rows,
+    options: ReadOptions,
 ) -> str | None:
     """Adds one record to `rows`; a reason if it cannot be used."""
     if len(cells) != len(columns.names):
         return f"{len(cells)} columns, not {len(columns.names)}"
-    cell = cells[columns.label]
-    value = number(cell)
-    if (value is None and is_missing(cell)) or value in missing:
-        return "no label"
-    label: RawLabel = cell if value is None else value
-    problem = label_problem(label)
+    label, problem = (
+        ("", None) if columns.label is None else _label(cells[columns.label], options, missing)
+    )
     if problem is None and columns.text is not None:
         text = cells[columns.text]
         problem = unprintable(text) if text else "empty text"
         if problem is None:
             rows.texts.append(text)
     elif problem is None:
-        problem = _numbers(cells, columns, missing, rows)
+        problem = _numbers(cells, columns, missing, rows, quote=options.keep_samples)
     if problem is None:
         rows.labels.append(label)
         rows.lines.append(line)
@@ -118,7 +144,7 @@ def _check_features(rows: _Rows, columns: Columns, tally: Tally) -> None:
         tally.source,
         expected=f"numbers in the feature column {shown(columns.names[worst], 60)!r}",
         found=f"text such as {shown(rows.example[worst], 40)!r}",
-        remedy=f"drop or encode the column, or if it is the label: --label-column {worst}",
+        remedy=f"encode it, or --ignore-columns {worst}; if it is the label: --label-column {worst}",
     )
 
 
@@ -134,12 +160,12 @@ def read_table(path: Path, options: ReadOptions) -> Part:
     with open_input(path) as stream:
         delimiter = find_delimiter(check_text(path, stream, options.max_bytes))
         try:
-            for line, span, cells in _records(stream, delimiter, name, tally):
+            for line, span, cells in records(stream, delimiter, name, tally):
                 if columns is None:
                     columns = find_columns(cells, options, shown(path))
                     if columns.has_header:
                         continue
-                problem = _take(cells, line, columns, missing, rows)
+                problem = _take(cells, line, columns, missing, rows, options)
                 if problem is not None:
                     tally.reject(line, f"{name}:{line}", problem, weight=span)
         except DataError:
@@ -149,16 +175,27 @@ def read_table(path: Path, options: ReadOptions) -> Part:
     if columns is None:
         raise tally.no_rows()
     _check_features(rows, columns, tally)
-    if not rows.labels:
+    if not len(rows.labels):
         raise tally.no_rows()
-    targets = resolve(rows.labels, options, shown(path), table=True)
+    return _part(path, columns, rows, tally, options)
+
+
+def _part(path: Path, columns: Columns, rows: _Rows, tally: Tally, options: ReadOptions) -> Part:
+    names = names_for(rows.labels, options, path) if columns.label is not None else None
+    note = columns.note + ("" if names is None else ", with the names in labels.json")
+    if columns.label is None:
+        language = language_samples(rows.texts.sequence())
+        return Part(language, tally.close(len(language)), (note,))
+    targets = resolve(rows.labels, options, shown(path), table=True, names=names)
     for position, reason in targets.dropped:
-        tally.reject(rows.lines[position], f"{name}:{rows.lines[position]}", reason)
+        line = rows.lines[position]
+        tally.reject(line, f"{shown(path.name)}:{line}", reason)
     if columns.text is not None:
-        texts = [rows.texts[i] for i in targets.kept]
+        texts = rows.texts.sequence()
+        if len(targets.kept) < len(texts):
+            texts = take_texts(texts, targets.kept)
         samples = Samples("text", targets.task_type, texts, targets.values)
     else:
-        inputs = np.array(rows.values, dtype=np.float32).reshape(len(rows.labels), -1)
-        names = tuple(columns.names[i] for i in columns.features)
-        samples = Samples("table", targets.task_type, inputs[targets.kept], targets.values, names)
-    return Part(samples, tally.close(len(samples)))
+        inputs = take_rows(rows.values.rows(len(columns.features)), targets.kept)
+        samples = Samples("table", targets.task_type, inputs, targets.values, columns.feature_names)
+    return Part(samples, tally.close(len(samples)), (note,))

@@ -14,10 +14,11 @@ MAX_REJECTED = 100_000
 
 @dataclass(frozen=True)
 class Part:
-    """What one file or image folder gave."""
+    """What one file or folder of files gave; notes: what was understood, one sentence each."""
 
     samples: Samples
     rejected: tuple[RejectedRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

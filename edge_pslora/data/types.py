@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import TaskType
+from edge_pslora.data.spool import take_rows, take_texts
 
 Modality = Literal["table", "array", "text", "image", "audio"]
 
@@ -57,12 +58,13 @@ class Samples:
     def take(self, indices: npt.NDArray[np.int64]) -> Samples:
         """The samples at `indices` (int64 [K]), in that order."""
         if isinstance(self.inputs, np.ndarray):
-            inputs: npt.NDArray[np.float32] | Sequence[str] | Sequence[Path] = self.inputs[indices]
+            inputs: npt.NDArray[np.float32] | Sequence[str] | Sequence[Path] = take_rows(
+                self.inputs, indices
+            )
         else:
-            inputs = [self.inputs[int(i)] for i in indices]  # type: ignore[assignment]
-        return Samples(
-            self.modality, self.task_type, inputs, self.targets[indices], self.feature_names
-        )
+            inputs = take_texts(self.inputs, indices)  # type: ignore[arg-type]
+        targets = take_rows(self.targets, indices)
+        return Samples(self.modality, self.task_type, inputs, targets, self.feature_names)
 
 
 @dataclass(frozen=True)

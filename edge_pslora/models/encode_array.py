@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.data.spool import SPOOL_BYTES, ByteSpool
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
 INPUT_NAME = "x"
+BLOCK = 1000  # rows that are put into another order at a time
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,12 @@ class ArrayEncoder:
                 remedy="give the same columns, in any order",
             )
         order = [names.index(name) for name in self.feature_names]
-        return np.ascontiguousarray(values[:, order])
+        # the last axis: of a table its columns, of recordings their channels
+        if values.nbytes > SPOOL_BYTES:
+            spool = ByteSpool()
+            for start in range(0, len(values), BLOCK):
+                spool.write(
+                    np.ascontiguousarray(values[start : start + BLOCK][..., order]).tobytes()
+                )
+            return spool.array(np.float32).reshape(values.shape)
+        return np.ascontiguousarray(values[..., order])

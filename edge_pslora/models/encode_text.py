@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.data.spool import ByteSpool
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
@@ -101,15 +102,20 @@ class TextEncoder:
                 found=f"{samples.modality} data",
                 remedy="use a new --workspace for another kind of data",
             )
-        texts = [str(text) for text in samples.inputs]
-        ids: list[npt.NDArray[np.int32]] = []
-        types: list[npt.NDArray[np.int32]] = []
+        texts = samples.inputs
+        ids, types = ByteSpool(), ByteSpool()
+        offsets = np.zeros(len(texts) + 1, np.int64)
         for start in range(0, len(texts), CHUNK):
-            tokens = self.tokenize(texts[start : start + CHUNK])
-            # a text without any token still needs one position
-            ids += [np.asarray(row or [self.pad_id], np.int32) for row in tokens.ids]
-            types += [np.asarray(row or [0], np.int32) for row in tokens.types or ()]
-        return _encoded(ids, types if self.with_types else None, self.pad_id)
+            tokens = self.tokenize([str(text) for text in texts[start : start + CHUNK]])
+            for place, row in enumerate(tokens.ids, start + 1):
+                # a text without any token still needs one position
+                offsets[place] = max(1, len(row))
+                ids.write(np.asarray(row or [self.pad_id], np.int32).tobytes())
+            for row in (tokens.types or ()) if self.with_types else ():
+                types.write(np.asarray(row or [0], np.int32).tobytes())
+        np.cumsum(offsets, out=offsets)
+        segments = types.array(np.int32) if self.with_types else None
+        return EncodedTexts(ids.array(np.int32), offsets, self.pad_id, segments)
 
     def from_arrays(self, arrays: dict[str, npt.NDArray[Any]]) -> EncodedTexts:
         lengths = arrays["lengths"]

@@ -143,7 +143,7 @@ def session_metrics(
         "onnx_agreement": parity.agreement,
         "merge_error": result.merge_error,
         "labels": list(head.labels),
-        "notes": [*candidate.notes, *result.log.notes],
+        "notes": [*dataset.notes, *candidate.notes, *result.log.notes],
         "certificate": {
             "largest_eps": max(layer.eps for layer in result.memory.history.values()),
             "proven_signs": _mean([s.entries for s in signs.values()]),

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.columns import number
+from edge_pslora.data.duplicates import without_duplicates
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
 from edge_pslora.data.split import split
@@ -30,7 +31,13 @@ MAX_HOLDOUT = 1000
 
 
 def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
-    """The data, read as the workspace's kind of task; a first session needs two classes."""
+    """The data, read as the workspace's kind of task, each sample once; a first session needs two
+    classes."""
+    dataset = _read_for(data, options, workspace)
+    return dataset if options.keep_duplicates else without_duplicates(dataset)
+
+
+def _read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
     if not Workspace.exists(workspace):
         return read_dataset(data, replace(options, min_classes=max(2, options.min_classes)))
     opened = Workspace.open(workspace)
@@ -43,9 +50,22 @@ def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
 
 def _require_names(dataset: Dataset, known: tuple[str, ...]) -> None:
     """Labels that are new and all numbers, with fractions among them, are measurements: a column
-    that was misread would otherwise add a class for each of its values."""
-    new = {str(label) for label in dataset.train.targets} - set(known)
+    that was misread would otherwise add a class for each of its values. Numbers after nothing but
+    names, or names after numbers, are another column or another coding of the same classes."""
+    new = {str(label) for label in np.unique(dataset.train.targets)} - set(known)
     numbers = [number(label) for label in new]
+    were_numbers = [number(label) is not None for label in known]
+    if new and known and len({*were_numbers, *(n is not None for n in numbers)}) == 2:
+        changed = all(were_numbers) and not any(n is not None for n in numbers)
+        if changed or (not any(were_numbers) and None not in numbers):
+            before, after = ("numbers", "names") if changed else ("names", "numbers")
+            raise WorkspaceError(
+                dataset.source,
+                expected=f"labels that are {before}, as in the earlier sessions",
+                found=f"{len(new)} new ones that are {after}, such as {min(new)}",
+                remedy="check --label-column; if they are classes of their own, give "
+                "--task-type classification",
+            )
     if any(isinstance(n, float) and not n.is_integer() for n in numbers) and None not in numbers:
         raise WorkspaceError(
             dataset.source,

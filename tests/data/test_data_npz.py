@@ -137,7 +137,7 @@ def test_labels_that_are_no_text_are_set_aside() -> None:
         (packed(x=np.ones(2), y=np.ones(2)), "x of shape"),
         (packed(x=np.ones((2, 0)), y=np.ones(2)), "x of shape"),
         (packed(x=np.ones((0, 2)), y=np.ones(0)), "at least one row"),
-        (packed(x=np.ones((2, 2)), y=np.ones((2, 2))), "y of shape"),
+        (packed(x=np.ones((2, 2)), y=np.full((2, 2), 2.0)), "y of shape"),
         (packed(x=np.ones((2, 2)), y=np.ones(3)), "as many rows"),
         (packed(x=np.array([["a", "b"]]), y=np.ones(1)), "numbers in x"),
         (packed(x=np.full((2, 2), np.inf), y=np.ones(2)), "2 of 2"),
