@@ -114,7 +114,7 @@ def test_a_second_session_with_new_labels(tmp_path: Path, name: str, headed: boo
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
-    """Transposed weights through two sessions, a merge, an export and PEFT, without a warning."""
+    """Transposed weights through two sessions, a merge, an export and PEFT, which warns of nothing."""
     peft = pytest.importorskip("peft")
     base = family_kit.TEXT_FAMILIES["gpt2"](tmp_path / "model")
     results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel"))]
