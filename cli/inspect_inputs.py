@@ -19,7 +19,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL|DATA",
-        help="What --model takes (a Hugging Face folder, package.module:factory, auto), a "
+        help="What --model takes (a Hugging Face folder, package.module:factory, a .pt2 file, auto), a "
         ".safetensors file, or DATA as adapt takes it.",
     ),
 ]

@@ -79,7 +79,7 @@ class LayerFacts:
 class ModelFacts:
     """One --model argument.
 
-    kind: huggingface, factory, auto or weights. modality: what it takes, None where only a trial
+    kind: huggingface, factory, exported, auto or weights. modality: what it takes, None where only a trial
     would show it. labels: of the classifier that it brings. targets: what --target chooses;
     targets_certain: False where names and shapes in a file do not decide it. input_limit: tokens of
     a text, or pixels of a picture's side.

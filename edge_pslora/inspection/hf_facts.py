@@ -16,6 +16,7 @@ from edge_pslora.models.hf_folder import (
     check_folder,
     image_settings,
 )
+from edge_pslora.models.hf_shards import has_shards, shard_files
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.weights_header import WEIGHTS_FILE
 from edge_pslora.workspace.tensor_header import FLOATS, TensorSpec
@@ -66,11 +67,12 @@ def inspect_folder(
         ModelError: config or weights are missing or damaged, or --target names no layer.
     """
     config = check_folder(folder)
-    weights = folder / WEIGHTS_FILE
-    header = read_header(weights, error=ModelError)
+    files = shard_files(folder) if has_shards(folder) else [folder / WEIGHTS_FILE]
+    headers = [read_header(file, error=ModelError) for file in files]
+    specs = {name: spec for header in headers for name, spec in header.specs.items()}
     architecture = str((config.get("architectures") or ["unknown"])[0])
     modality, task = _purpose(config, architecture)
-    found = _Folder(config, header.specs, architecture, modality, task)
+    found = _Folder(config, specs, architecture, modality, task)
     layers = _loaded_layers(found)
     targets = choose(layers, patterns)
     labels, head = _head(found)
@@ -87,9 +89,9 @@ def inspect_folder(
         targets=targets,
         targets_certain=known or "auto" not in patterns,
         rank=rank,
-        parameters=parameters(header.specs),
-        dtype=main_dtype(header.specs),
-        bytes=header.file_bytes,
+        parameters=parameters(specs),
+        dtype=main_dtype(specs),
+        bytes=sum(header.file_bytes for header in headers),
         input_limit=_limit(found, folder, options),
         notes=_notes(found, folder),
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_pslora.errors import ModelError
 from edge_pslora.inspection.facts import LayerFacts, ModelFacts
 from edge_pslora.inspection.file_layers import choose, file_layers
 from edge_pslora.inspection.hf_facts import main_dtype, parameters
 from edge_pslora.workspace.tensors import read_header
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def inspect_factory(
@@ -22,21 +26,52 @@ def inspect_factory(
     """
     from edge_pslora.models.user_module import build_module
     from edge_pslora.models.weights import freeze, load_into, read_weights
-    from edge_pslora.training.targets import find_targets
 
     module = freeze(build_module(reference))
     if weights is not None:
         load_into(module, read_weights(weights), f"--weights {weights}")
+    side = getattr(module, "image_size", None)
+    notes = () if weights is not None else ("The weights are as the factory makes them.",)
+    return _module_facts(module, reference, "factory", side, patterns, rank, notes)
+
+
+def inspect_exported(file: Path, patterns: Sequence[str], rank: int) -> ModelFacts:
+    """A torch.export file (this needs torch).
+
+    Raises:
+        ModelError: it cannot be used, or --target names no layer.
+    """
+    from edge_pslora.models.exported import open_exported
+    from edge_pslora.models.weights import freeze
+
+    program, module, _ = open_exported(file)
+    sizes = ["any" if size is None else str(size) for size in program.input_shape[1:]]
+    side = program.input_shape[-1] if len(sizes) == 3 and sizes[0] == "3" else None
+    note = f"One sample: float32 [{', '.join(sizes)}]. {len(program.steps)} operators."
+    return _module_facts(freeze(module), str(file), "exported", side, patterns, rank, (note,))
+
+
+def _module_facts(
+    module: nn.Module,
+    source: str,
+    kind: str,
+    side: object,
+    patterns: Sequence[str],
+    rank: int,
+    notes: tuple[str, ...],
+) -> ModelFacts:
+    from edge_pslora.training.targets import find_targets
+
+    family = type(module).__name__ if kind == "factory" else "torch.export file"
     targets = [
         LayerFacts(t.name, t.kind, t.weight_name, t.shape) for t in find_targets(module, patterns)
     ]
     state = module.state_dict().values()
-    side = getattr(module, "image_size", None)
     return ModelFacts(
-        source=reference,
-        kind="factory",
-        family=type(module).__name__,
-        architecture=type(module).__name__,
+        source=source,
+        kind=kind,
+        family=family,
+        architecture=family,
         modality="image" if isinstance(side, int) else None,
         task="seen from the data",
         labels=(),
@@ -48,7 +83,7 @@ def inspect_factory(
         dtype="F32",
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in state),
         input_limit=side if isinstance(side, int) else None,
-        notes=() if weights is not None else ("The weights are as the factory makes them.",),
+        notes=notes,
     )
 
 

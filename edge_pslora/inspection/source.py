@@ -10,7 +10,12 @@ from edge_pslora.errors import InputError, UsageError
 from edge_pslora.inspection.data_facts import inspect_data
 from edge_pslora.inspection.facts import DataFacts, ModelFacts
 from edge_pslora.inspection.hf_facts import inspect_folder
-from edge_pslora.inspection.module_facts import inspect_auto, inspect_factory, inspect_weights
+from edge_pslora.inspection.module_facts import (
+    inspect_auto,
+    inspect_exported,
+    inspect_factory,
+    inspect_weights,
+)
 from edge_pslora.models.hf_folder import CONFIG_FILE
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.workspace.layout import WORKSPACE_FILE
@@ -53,6 +58,8 @@ def inspect_source(
         )
     if (path / CONFIG_FILE).is_file():
         return inspect_folder(path, model_options, targets, rank)
+    if path.suffix == ".pt2" and path.is_file():
+        return inspect_exported(path, targets, rank)
     if path.suffix.casefold() == ".safetensors" and path.is_file():
         return inspect_weights(path, targets, rank)
     return inspect_data(path, read)

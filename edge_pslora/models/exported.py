@@ -42,18 +42,8 @@ def import_exported(
             found=f"{samples.modality} data",
             remedy="use --model FOLDER (Hugging Face) or --model auto",
         )
-    archive = read_archive(file)
-    program = parse_program(archive, file)
+    program, model, bare = open_exported(file)
     options = _fitting(program, samples, options, where)
-    model = _build(program, archive, file)
-    if not any(isinstance(module, _ADAPTABLE) for module in model.modules()):
-        raise bad(
-            file,
-            "a linear, conv2d or embedding operator that has a weight to itself",
-            f"none among {len(program.steps)} operators",
-            "export it with torch.export.export alone, without run_decompositions()",
-        )
-    bare = _build(program, archive, file, layers=False)
     shutil.copyfile(file, base_dir / PROGRAM_FILE)
     write_weights(model, base_dir / WEIGHTS_FILE)
     chosen = describe(model, where, samples, options, base_dir, bare)
@@ -66,10 +56,27 @@ def load_exported(source: ModelSource, base_dir: Path) -> LoadedModel:
     Raises:
         ModelError: a file of base_dir is damaged.
     """
-    file = base_dir / PROGRAM_FILE
-    archive = read_archive(file)
-    model = _build(parse_program(archive, file), archive, file)
+    _, model, _ = open_exported(base_dir / PROGRAM_FILE)
     return rebuild(model, f"--model {source.reference}", source, base_dir)
+
+
+def open_exported(file: Path) -> tuple[Program, ExportedNet, ExportedNet]:
+    """(the graph, its network, the same with bare operators in the place of layers).
+
+    Raises:
+        ModelError: not such a file, or no layer in it that an adapter could update.
+    """
+    archive = read_archive(file)
+    program = parse_program(archive, file)
+    model = _build(program, archive, file)
+    if not any(isinstance(module, _ADAPTABLE) for module in model.modules()):
+        raise bad(
+            file,
+            "a linear, conv2d or embedding operator that has a weight to itself",
+            f"none among {len(program.steps)} operators",
+            "export it with torch.export.export alone, without run_decompositions()",
+        )
+    return program, model, _build(program, archive, file, layers=False)
 
 
 def _build(program: Program, archive: Archive, file: Path, *, layers: bool = True) -> ExportedNet:

@@ -33,6 +33,15 @@ def has_shards(folder: Path) -> bool:
     return (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file()
 
 
+def shard_files(folder: Path) -> list[Path]:
+    """The shards that the index names, each checked against it.
+
+    Raises:
+        ModelError: the index or a shard is missing or damaged, or they disagree.
+    """
+    return sorted({piece.shard for piece in _pieces(folder).values()})
+
+
 def write_merged(folder: Path, target: Path) -> None:
     """One file with every tensor of the shards, a few MiB in memory at a time; not synchronised.
 

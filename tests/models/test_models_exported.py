@@ -109,7 +109,8 @@ def test_what_has_to_be_exported_otherwise(net, rows, tmp_path):
     net.float()
     wide = nn.Flatten(), torch.randn(2, 1, 4, 4)
     refused("none among 1 operators; export it with torch.export.export alone", *wide)
-    refused(r"samples of shape \[1, 9, 9\]", nn.Flatten(), torch.randn(2, 1, 9, 9))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(81, 2)), torch.randn(2, 1, 9, 9)
+    refused(r"samples of shape \[1, 9, 9\]", *other)
     refused("training mode|buffer mutation|as they are", net.train(), one)
 
 
