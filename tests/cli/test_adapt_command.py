@@ -34,7 +34,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
     _run(
         *("--model", "auto", "--workspace", "w", "--weights", "w.safetensors", "--task", "t"),
         *("--target", "fc1", "--target", "fc2", "--head-module", "net.out"),
-        *("--max-length", "64", "--image-size", "96"),
+        *("--max-length", "64", "--image-size", "96", "--clip-seconds", "2.5"),
         *("--image-mean", "0.5", "--image-std", "0.1,0.2,0.3"),
         *("--label-column", "y", "--text-column", "x", "--missing", "-9", "--missing", "999"),
         *("--task-type", "regression", "--history-budget", "512KiB", "--anchor-budget", "2MB"),
@@ -73,6 +73,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
     assert read.missing == (-9.0, 999.0)
     assert (model.max_length, model.image_size, model.head_module) == (64, 96, "net.out")
     assert (model.image_mean, model.image_std, model.seed) == (0.5, (0.1, 0.2, 0.3), 7)
+    assert model.clip_seconds == 2.5
 
 
 def test_every_setting_that_a_flag_names_exists() -> None:

@@ -17,6 +17,8 @@ from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError, ModelError, UsageError
 from edge_pslora.evaluation import evaluate
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.onnx_export import export_onnx
+from edge_pslora.exporters.parity import check_parity
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.audio_forms import log_mel
 from edge_pslora.models.encode_audio import AudioEncoder
@@ -172,6 +174,21 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path):
             together = model.backbone(**inputs.batch(np.arange(6)))
             alone = torch.cat([model.backbone(**inputs.batch(np.array([i]))) for i in range(6)])
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-masked"])
+def test_onnx_takes_waves_of_any_length(family, tmp_path):
+    samples = sounds(tmp_path / "data")
+    model = opened(kit.AUDIO[family](tmp_path / family), tmp_path / "base", samples)
+    inputs = model.encoder.encode(samples)
+    path, backbone = tmp_path / "model.onnx", model.backbone.eval()
+    export_onnx(backbone, inputs.batch(np.arange(2)), model.dynamic_axes, path, metadata={})
+    batches = [inputs.batch(np.array(rows)) for rows in ([0, 3, 5], [2])]
+    for size in (136, 333, 1_500):
+        batches.append({name: value[:, :size] for name, value in batches[0].items()})
+    parity = check_parity(backbone, path, batches, threads=1)
+    assert parity.max_abs_error < 1e-4
+    assert parity.batch_sizes == (3, 1, 3, 3, 3)
 
 
 def test_spectrograms_as_transformers_prepares_them(tmp_path):

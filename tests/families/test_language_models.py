@@ -11,16 +11,19 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from edge_pslora import AdaptConfig, TrainConfig, adapt
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
+from edge_pslora.evaluation import evaluate
 from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.parity import check_parity
 from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.targets import find_targets
+from edge_pslora.workspace.workspace import Workspace
 from tests.families import speech_kit as kit
-from tests.pipeline.pipeline_kit import build_operator_table_once
+from tests.pipeline.pipeline_kit import build_operator_table_once, write_jsonl
 
 transformers = pytest.importorskip("transformers")
 
@@ -194,6 +197,46 @@ def test_as_an_encoder_for_labels(family, tmp_path):
     export_onnx(model.backbone.eval(), example, model.dynamic_axes, path, metadata={})
     batches = [inputs.batch(np.array(rows)) for rows in ([0, 1, 2], [4])]
     assert check_parity(model.backbone, path, batches, threads=1).max_abs_error < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_with_a_classifier_of_its_own(family, tmp_path):
+    """It reads the last token, which the padding must not be taken for."""
+    names = {"id2label": {0: "0", 1: "1"}, "label2id": {"0": 0, "1": 1}}
+    folder = kit.LANGUAGE[family](tmp_path / family, "ForSequenceClassification", **names)
+    model = opened(folder, tmp_path / "base", "classification")
+    assert model.source.options["pooling"] == "logits"
+    assert model.base_head is not None
+    assert model.base_head.labels == ("0", "1")
+    inputs = model.encoder.encode(texts("classification"))
+    with torch.no_grad():
+        together = model.backbone(**inputs.batch(np.arange(len(TEXTS))))
+        alone = torch.cat([model.backbone(**inputs.batch(np.array([i]))) for i in range(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    path = tmp_path / "model.onnx"
+    example = inputs.batch(np.arange(2))
+    export_onnx(model.backbone.eval(), example, model.dynamic_axes, path, metadata={})
+    batches = [inputs.batch(np.array(rows)) for rows in ([0, 1, 2], [4])]
+    assert check_parity(model.backbone, path, batches, threads=1).max_abs_error < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_whole_way_as_a_classifier(family, tmp_path):
+    folder = kit.LANGUAGE[family](tmp_path / family)
+    config = AdaptConfig(train=TrainConfig(epochs=2, learning_rate=5e-3))
+    for number, topics in enumerate((("sport", "food"), ("travel", "money"))):
+        data = write_jsonl(tmp_path / f"{number}.jsonl", topics)
+        result = adapt(data, model=str(folder), workspace=tmp_path / "w", config=config)
+        assert result.promoted, result.reason
+    test = write_jsonl(tmp_path / "test.jsonl", ("sport", "food", "travel", "money"), 10, seed=9)
+    found = evaluate(tmp_path / "w", test, compare_torch=True)
+    assert found.agreement == 1.0
+    assert found.accuracy > 0.6  # a quarter by chance
+    # a tied model's file goes on holding one tensor for both
+    generation = Workspace.open(tmp_path / "w").published(None)
+    names = set(load_file(generation.file("model.safetensors")))
+    assert set(load_file(folder / "model.safetensors")) <= names
 
 
 def test_an_encoder_is_no_language_model(tmp_path):
