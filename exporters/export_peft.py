@@ -1,5 +1,6 @@
-"""A generation as one PEFT adapter for the base. The first is its own adapter; a later one is made
-from merged - base, because its session's adapter was trained on top of the merged past."""
+"""A generation as one PEFT adapter for the base. The first is its own adapter; a later one, or one
+that began with imported adapters, is made from merged - base, because its session's adapter was
+trained on top of the merged past."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def export_peft(
 ) -> Mapping[str, Any]:
     """Fill `staged` with the adapter and the head; gives max_relative_error and left_out."""
     files.write_head(chosen, staged)
-    own = chosen.manifest.parent is None
+    own = chosen.manifest.parent is None and not chosen.manifest.metrics.get("imported")
     if own:
         prefix = f"{layout.ADAPTER}/"
         for name in chosen.manifest.files:

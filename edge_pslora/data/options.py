@@ -28,6 +28,8 @@ class ReadOptions:
     audio_seconds_max: longest recording that is taken.
     min_classes: fewest distinct labels of a classification set.
     max_bytes: most bytes that one decoded file may fill in memory.
+    decode: False looks only at the first bytes of pictures and recordings and makes no digest, to
+        describe a folder quickly; what is trained on must have been decoded.
     """
 
     label_column: str | None = None
@@ -39,6 +41,7 @@ class ReadOptions:
     audio_seconds_max: float = 600.0
     min_classes: int = 1
     max_bytes: int = 1 << 30
+    decode: bool = True
 
     def __post_init__(self) -> None:
         _require(

@@ -16,7 +16,7 @@ from edge_pslora.models.encode_text import TYPES, TextEncoder, Tokens
 from edge_pslora.models.failures import FOREIGN_ERRORS, RootlessErrors, first_line
 from edge_pslora.models.hf_folder import VOCABULARY_FILES
 from edge_pslora.models.token_checks import check_tokens
-from edge_pslora.models.weights import WEIGHTS_FILE
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 # Both export to ONNX by dynamo with a dynamic batch and sequence (tried with BERT, RoBERTa,
 # DistilBERT, ViT); sdpa trains faster. Families without it get the fallback.

@@ -1,4 +1,4 @@
-"""The deployed network: features and one Linear."""
+"""The deployed network: features and one Linear, or a model that yields its outputs by itself."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from edge_pslora.models.types import Backbone
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.head import Head
 
 
 class Classifier(nn.Module):
-    """logits [N, C] (regression: [N, 1]) from a model's keyword inputs."""
+    """logits [N, C] (regression: [N, 1]; language: [N, T, V]) from a model's keyword inputs."""
 
-    def __init__(self, backbone: Backbone, head: nn.Linear) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -19,6 +21,13 @@ class Classifier(nn.Module):
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.backbone(**inputs))
         return logits
+
+
+def with_head(backbone: Backbone, head: Head) -> Classifier:
+    """The backbone under a frozen copy of the head, or alone where the kind of task needs none."""
+    if not TASKS[head.task_type].has_head:
+        return Classifier(backbone, nn.Identity())
+    return Classifier(backbone, linear_head(head.weight, head.bias))
 
 
 def linear_head(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:

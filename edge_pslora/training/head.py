@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from edge_pslora.config import HeadConfig, TaskType
 from edge_pslora.core.analytic_head import (
@@ -18,8 +15,7 @@ from edge_pslora.core.analytic_head import (
     transport,
     with_labels,
 )
-
-VALUE_LABEL = ("value",)  # the one column of a regression head
+from edge_pslora.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -35,25 +31,6 @@ class Head:
     bias: torch.Tensor
     statistics: HeadStatistics | None = None
     target_scale: float = 1.0
-
-
-def target_matrix(
-    targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
-    labels: tuple[str, ...],
-    task_type: TaskType,
-) -> torch.Tensor:
-    """Regression: float32 [N, 1]. Classification: int64 [N], positions in `labels`, -1 = unknown."""
-    if task_type == "regression":
-        return torch.from_numpy(np.asarray(targets, dtype=np.float32))[:, None]
-    position = {label: index for index, label in enumerate(labels)}
-    return torch.tensor([position.get(str(t), -1) for t in targets], dtype=torch.int64)
-
-
-def task_loss(logits: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Mean cross-entropy, or mean squared error in units of the targets' variance."""
-    if head.task_type == "classification":
-        return F.cross_entropy(logits, targets)
-    return F.mse_loss(logits / head.target_scale, targets / head.target_scale)
 
 
 def extend_labels(head: Head, new: tuple[str, ...]) -> Head:
@@ -87,10 +64,14 @@ def refit(
             statistics, fit_transport(old_features, features, config.transport_ridge)
         )
     folds = cross_fit(replace(head, statistics=statistics), features, targets, config)
-    statistics = add_samples(statistics, features, _columns(head, targets))
+    task = TASKS[head.task_type]
+    statistics = add_samples(statistics, features, task.columns(targets, len(head.labels)))
     weight, bias = solve_head(statistics, config.ridge)
     return replace(
-        head, weight=weight * folds.scale, bias=bias * folds.scale, statistics=statistics
+        head,
+        weight=weight * folds.scale,
+        bias=(bias - task.threshold) * folds.scale,
+        statistics=statistics,
     )
 
 
@@ -121,35 +102,33 @@ def cross_fit(
 ) -> CrossFit:
     """Heads on the old statistics and K - 1 folds of the new samples, K = config.folds.
 
-    features [N, d]; targets as `target_matrix` gives them. Sample i is in fold i mod K.
+    features [N, d]; targets as the task encodes them. Sample i is in fold i mod K.
     """
     assert head.statistics is not None
     fold = torch.arange(len(features)) % max(1, min(config.folds, len(features)))
-    columns = _columns(head, targets)
+    task = TASKS[head.task_type]
+    columns = task.columns(targets, len(head.labels))
     solved = [
         solve_head(
             add_samples(head.statistics, features[fold != k], columns[fold != k]), config.ridge
         )
         for k in range(int(fold.max()) + 1)
     ]
-    heads = CrossFit(
-        torch.stack([w for w, _ in solved]), torch.stack([b for _, b in solved]), fold, 1.0
-    )
+    weight = torch.stack([w for w, _ in solved])
+    bias = torch.stack([b for _, b in solved]) - task.threshold
+    heads = CrossFit(weight, bias, fold, 1.0)
     if head.task_type == "regression":
         return heads
-    scale = fit_logit_scale(heads.logits(features, torch.arange(len(features))), targets)
-    return CrossFit(heads.weight * scale, heads.bias * scale, fold, scale)
+    scores = heads.logits(features, torch.arange(len(features)))
+    scale = fit_logit_scale(scores, targets, task)
+    return CrossFit(weight * scale, bias * scale, fold, scale)
 
 
-def _columns(head: Head, targets: torch.Tensor) -> torch.Tensor:
-    return targets if head.task_type == "regression" else F.one_hot(targets, len(head.labels))
-
-
-def fit_logit_scale(scores: torch.Tensor, targets: torch.Tensor) -> float:
-    """The factor on ridge scores [N, C] that minimises the cross-entropy: softmax then means something.
+def fit_logit_scale(scores: torch.Tensor, targets: torch.Tensor, task: Task) -> float:
+    """The factor on ridge scores [N, C] that minimises the task's loss: softmax then means something.
 
     Searched on a grid of a twentieth of a decade between 1 and 100; the order of classes is unchanged.
     """
     scales = torch.logspace(0, 2, 41)
-    losses = torch.stack([F.cross_entropy(scores * scale, targets) for scale in scales])
+    losses = torch.stack([task.loss(scores * scale, targets, {}, 1.0) for scale in scales])
     return float(scales[losses.argmin()])

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, TaskType
 from edge_pslora.core.analytic_head import empty_statistics
 from edge_pslora.core.history import LayerHistory, empty_layer
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.training.head import VALUE_LABEL, Head
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.head import Head
 from edge_pslora.training.targets import Target
 
 BaseWeights = Callable[[str], torch.Tensor]  # weight name -> W0 in the weight's own shape, float32
@@ -38,18 +39,27 @@ def first_memory(
     model: LoadedModel,
     targets: tuple[Target, ...],
     config: AdaptConfig,
+    task_type: TaskType,
     session_targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
 ) -> Memory:
     """The memory before the first session: empty history, the base's own head or an empty one."""
-    regression = session_targets.dtype.kind == "f"
-    analytic = uses_analytic_head(model, config)
-    labels: tuple[str, ...] = VALUE_LABEL if regression else ()
+    task = TASKS[task_type]
+    if not task.has_head and config.head.kind in ("analytic", "label-text"):
+        raise UsageError(
+            f"--head {config.head.kind}",
+            expected=f"a kind of task with a head of its own, not {task_type}",
+            found="a model that yields its outputs by itself",
+            remedy="leave --head out",
+        )
+    regression = task_type == "regression"
+    analytic = task.has_head and uses_analytic_head(model, config)
+    labels = task.own_labels
     weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
     if model.base_head is not None and not analytic:
-        labels = VALUE_LABEL if regression else model.base_head.labels
+        labels = task.own_labels or model.base_head.labels
         weight, bias = model.base_head.weight.clone(), model.base_head.bias.clone()
     head = Head(
-        "regression" if regression else "classification",
+        task_type,
         labels,
         weight,
         bias,

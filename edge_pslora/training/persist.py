@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.config import TASK_TYPES
 from edge_pslora.core.analytic_head import HeadStatistics
 from edge_pslora.core.fixed_point import packed_bytes
 from edge_pslora.core.history import LayerHistory, pool_bytes
@@ -111,12 +112,12 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
     """The inverse of `head_to_arrays`, up to the rounding of the statistics to float32."""
     arrays, metadata = stored.arrays, stored.metadata
     labels = tuple(json.loads(metadata.get("labels", "[]")))
-    task_type = metadata.get("task_type")
+    task_type = next((t for t in TASK_TYPES if t == metadata.get("task_type")), None)
     weight, bias = arrays.get("weight"), arrays.get("bias")
     if (
         weight is None
         or bias is None
-        or task_type not in ("classification", "regression")
+        or task_type is None
         or weight.ndim != 2
         or not len(weight) == len(bias) == len(labels)
     ):
@@ -135,7 +136,7 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
             float(arrays["samples"][0]),
         )
     return Head(
-        "regression" if task_type == "regression" else "classification",
+        task_type,
         labels,
         torch.from_numpy(weight.copy()),
         torch.from_numpy(bias.copy()),

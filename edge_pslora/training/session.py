@@ -22,7 +22,8 @@ from edge_pslora.core.history import fold, pool_bytes
 from edge_pslora.core.stability import stability_target
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
-from edge_pslora.training.classifier import Classifier, linear_head
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.classifier import Classifier, with_head
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import (
     CrossFit,
@@ -30,8 +31,6 @@ from edge_pslora.training.head import (
     cross_fit,
     extend_labels,
     refit,
-    target_matrix,
-    task_loss,
 )
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
@@ -43,6 +42,7 @@ from edge_pslora.training.merging import (
     running_sums,
     target_weights,
 )
+from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -102,10 +102,10 @@ def run_session(
     history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     session = memory.sessions + 1
     head = memory.head
-    if head.task_type == "classification":
-        names = sorted({str(t) for t in data.targets}, key=_natural)
-        head = extend_labels(head, tuple(names))
-    wanted = target_matrix(data.targets, head.labels, head.task_type)
+    task = TASKS[head.task_type]
+    names = sorted(task.labels_in(data.targets), key=_natural)
+    head = extend_labels(head, tuple(names))
+    wanted = task.encode(data.targets, head.labels)
 
     old_features: torch.Tensor | None = None
     folds: CrossFit | None = None
@@ -128,17 +128,18 @@ def run_session(
         )
         for t in targets
     }
-    classifier = Classifier(model.backbone, linear_head(head.weight, head.bias))
-    if head.statistics is None:
+    classifier = with_head(model.backbone, head)
+    trained_head: tuple[str, ...] = ()
+    if isinstance(classifier.head, nn.Linear) and head.statistics is None:
         _start_new_rows(classifier.head, memory.head, generator)
-    trained_head = () if head.statistics is not None else _head_parameters(model)
+        trained_head = _head_parameters(model)
     extra = _extra_parameters(classifier, config, trained_head)
 
     def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
         samples = torch.from_numpy(batch)
         features = model.backbone(**inputs)
         logits = classifier.head(features) if folds is None else folds.logits(features, samples)
-        return task_loss(logits, wanted[samples], head)
+        return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
     progress.start("training", len(data.targets) * config.train.epochs)
     with injected(model.backbone.model, adapters):
@@ -178,7 +179,7 @@ def run_session(
     if head.statistics is not None:
         features = _features(model.backbone, data, config, progress, "features after")
         head = refit(head, features, wanted, config.head, old_features)
-    else:
+    elif isinstance(classifier.head, nn.Linear):
         head = replace(
             head,
             weight=classifier.head.weight.detach().clone(),
@@ -255,9 +256,7 @@ def _extra_parameters(
     """What is trained besides the adapters: (parts of) a linear head, and norms on request."""
     extra = {f"head.{name}": classifier.head.get_parameter(name) for name in trained_head}
     if config.train.train_norms:
-        for name, module in classifier.backbone.model.named_modules():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d | nn.BatchNorm1d):
-                extra |= {f"{name}.{n}": p for n, p in module.named_parameters()}
+        extra |= norm_parameters(classifier.backbone.model)
     for parameter in extra.values():
         parameter.requires_grad_(True)
     return extra

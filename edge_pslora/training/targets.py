@@ -5,40 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import nn
 
 from edge_pslora.errors import ModelError
+from edge_pslora.models.target_names import auto_names, matched
 
 TargetKind = Literal[
     "linear", "transposed_linear", "conv1d", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"
 ]
 
-# What `auto` means for a transformer: query, value and both feed-forward products, under the names
-# that the families give them. A packed query-key-value product is taken whole.
-TRANSFORMER_NAMES = (
-    # BERT, RoBERTa, MiniLM, ELECTRA, DeBERTa-v2; DeBERTa packs; DistilBERT; MPNet
-    *(
-        "query",
-        "value",
-        "query_proj",
-        "value_proj",
-        "in_proj",
-        "q_lin",
-        "v_lin",
-        "attn.q",
-        "attn.v",
-    ),
-    *("intermediate.dense", "output.dense", "lin1", "lin2"),
-    # ViT, DeiT, AST, DINOv2, Swin, Llama, Qwen; Wav2Vec2; ModernBERT packs
-    *("q_proj", "v_proj", "fc1", "fc2", "gate_proj", "up_proj", "down_proj"),
-    *("intermediate_dense", "output_dense", "Wqkv", "mlp.Wi", "mlp.Wo"),
-    # ConvNeXt has no attention; ALBERT; GPT-2 packs, and calls two products c_proj
-    *("pwconv1", "pwconv2", "ffn", "ffn_output", "c_attn", "c_fc", "mlp.c_proj"),
-)
 
 TRANSPOSED: tuple[TargetKind, ...] = ("embedding", "transposed_linear")  # weight = matrix^T
 
@@ -84,10 +62,11 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...
         if pattern == "auto":
             chosen |= _auto([t for t in candidates.values() if t.weight_name not in tied])
             continue
-        matched = {name for name, _ in model.named_modules() if name and _matches(name, pattern)}
-        usable = matched & candidates.keys()
+        names = [name for name, _ in model.named_modules() if name]
+        found = matched(names, pattern)
+        usable = found & candidates.keys()
         if not usable:
-            raise _no_match(model, pattern, matched)
+            raise _no_match(model, pattern, found)
         for name in usable:
             partners = tied.get(candidates[name].weight_name)
             if partners:
@@ -159,24 +138,11 @@ def _owns_weight(module: nn.Module) -> bool:
 
 
 def _auto(candidates: Sequence[Target]) -> set[str]:
-    by_name = {
-        t.name
-        for t in candidates
-        if t.kind in ("linear", "transposed_linear")
-        and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
-        # BERT's names for the second feed-forward product and the attention's output end alike
-        and not _matches(t.name, "attention.output.dense")
-    }
-    by_name |= {t.name for t in candidates if t.kind == "mha_in_proj"}
-    if by_name:
-        return by_name
-    # elsewhere the upper two thirds: the first layers are the most general and the dearest to train
-    layers = [t.name for t in candidates if t.kind not in ("embedding", "mha_out_proj")]
-    return set(layers[-math.floor(len(layers) * 2 / 3) :]) if len(layers) > 1 else set(layers)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith("." + pattern) or fnmatchcase(name, pattern)
+    return auto_names(
+        linear=[t.name for t in candidates if t.kind in ("linear", "transposed_linear")],
+        packed=[t.name for t in candidates if t.kind == "mha_in_proj"],
+        layers=[t.name for t in candidates if t.kind not in ("embedding", "mha_out_proj")],
+    )
 
 
 def _tied_weights(model: nn.Module) -> dict[str, list[str]]:

@@ -15,9 +15,10 @@ from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.models.load import load_model
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.memory_files import load_memory, load_merged
+from edge_pslora.pipeline.memory_files import HEAD_NAME, load_memory, load_merged
 from edge_pslora.pipeline.opening import source_from_dict
 from edge_pslora.training.classifier import Classifier, linear_head
+from edge_pslora.workspace.tensors import read_tensors
 
 CONFIG = AdaptConfig(train=TrainConfig(epochs=1, learning_rate=2e-3, max_length=16))
 TOLERANCE = 1e-4
@@ -51,6 +52,26 @@ def assert_parity(found: Served, batches: Iterable[Mapping[str, torch.Tensor]]) 
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=TOLERANCE)
         if len(logits) > 1:
             assert np.ptp(logits, axis=0).max() > 1e-3, "every sample has the same logits"
+
+
+def changed_tensors(workspace: Path) -> set[str]:
+    """Names in the file of the tensors that a first generation does not share with its base."""
+    opened = Workspace.open(workspace)
+    base = read_tensors(opened.base / "model.safetensors")
+    merged = read_tensors(opened.published(None).file("model.safetensors"))
+    return {
+        name
+        for name, value in merged.items()
+        if name not in base or not np.array_equal(value, base[name])
+    }
+
+
+def assert_only_changed(found: Served, workspace: Path, targets: Iterable[str]) -> None:
+    """Nothing but the adapted weights and the head is another one: norms and statistics are frozen."""
+    names = found.model.file_names
+    head = found.model.base_head.module_name if found.model.base_head else HEAD_NAME
+    expected = {names[f"{target}.weight"] for target in targets}
+    assert {n for n in changed_tensors(workspace) if not n.startswith(head)} == expected
 
 
 def assert_transformers_agrees(

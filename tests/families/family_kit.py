@@ -73,6 +73,11 @@ TEXT_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("Electra", {"embedding_size": 8}),
     "mpnet": ("MPNet", {"pad_token_id": 1}),
     "albert": ("Albert", {"embedding_size": 8}),
+    "gpt2": (
+        "GPT2",
+        {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
+        | {"bos_token_id": None, "eos_token_id": None},
+    ),
     "modernbert": (
         "ModernBert",
         {"local_attention": 8, "initializer_cutoff_factor": 2.0, "cls_token_id": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from torch import nn
 
 from edge_pslora import AdaptResult, Workspace, adapt
 from edge_pslora.data.types import Samples
+from edge_pslora.training.norms import norm_parameters
 from tests.families import family_kit
 from tests.families.family_checks import (
     CONFIG,
     Served,
+    assert_only_changed,
     assert_parity,
     assert_transformers_agrees,
+    changed_tensors,
     ends,
     served,
 )
@@ -87,9 +91,25 @@ def test_an_image_family(tmp_path: Path, name: str, headed: bool) -> None:
     one, five = batches(found, tmp_path / "01")
     assert (len(one["pixel_values"]), len(five["pixel_values"])) == (1, 5)
     assert_parity(found, (one, five))
+    assert_only_changed(found, tmp_path / "w", targets)
     if headed:
         auto = transformers.AutoModelForImageClassification
         assert_transformers_agrees(tmp_path / "w", tmp_path / "out", auto, five)
+
+
+@pytest.mark.slow
+def test_batch_norms_are_trained_on_request_and_their_statistics_never(tmp_path: Path) -> None:
+    base = family_kit.IMAGE_FAMILIES["resnet"](tmp_path / "model")
+    data = kit.write_images(tmp_path / "data", (0, 1), 30)
+    config = replace(CONFIG, train=replace(CONFIG.train, train_norms=True))
+    result = adapt(data, model=str(base), workspace=tmp_path / "w", config=config)
+    assert result.promoted, result.reason
+    found = served(tmp_path / "w")
+    norms = set(norm_parameters(found.model.backbone.model))
+    changed = changed_tensors(tmp_path / "w")
+    assert {found.model.file_names[name] for name in norms} <= changed
+    assert not any("running_" in name or "num_batches" in name for name in changed)
+    assert_parity(found, batches(found, data))
 
 
 def test_a_second_session_with_new_labels(tmp_path: Path) -> None:

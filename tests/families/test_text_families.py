@@ -10,10 +10,13 @@ import torch
 
 from edge_pslora import AdaptResult, Workspace, adapt
 from edge_pslora.data.types import Samples
+from edge_pslora.exporters.export import export_generation
+from edge_pslora.workspace.tensors import read_tensors
 from tests.families import family_kit
 from tests.families.family_checks import (
     CONFIG,
     Served,
+    assert_only_changed,
     assert_parity,
     assert_transformers_agrees,
     ends,
@@ -37,13 +40,14 @@ TARGETS = {
     "electra": BERT,
     "mpnet": ("attn.q", "attn.v", "intermediate.dense", "output.dense"),
     "albert": ("attention.query", "attention.value", "ffn", "ffn_output"),
+    "gpt2": ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),
     "modernbert": ("attn.Wqkv", "mlp.Wi", "mlp.Wo"),
 }
 LAYERS = {"albert": 1}  # its layers share one set of weights
 CASES = [
     *((name, headed) for name in ("bert", "distilbert", "roberta") for headed in (False, True)),
     *(("minilm", False), ("deberta", True), ("deberta-v2", True), ("deberta-v3", False)),
-    *(("electra", True), ("mpnet", False), ("albert", True), ("modernbert", True)),
+    *(("electra", True), ("mpnet", False), ("albert", True), ("modernbert", True), ("gpt2", True)),
 ]
 SLOW = pytest.mark.slow
 
@@ -86,6 +90,7 @@ def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
     short, long = batches(found)
     assert short["input_ids"].shape != long["input_ids"].shape
     assert_parity(found, (short, long))
+    assert_only_changed(found, tmp_path / "w", targets)
     if headed:
         auto = transformers.AutoModelForSequenceClassification
         assert_transformers_agrees(tmp_path / "w", tmp_path / "out", auto, long)
@@ -104,3 +109,35 @@ def test_a_second_session_with_new_labels(tmp_path: Path, name: str, headed: boo
     assert results[1].promoted, results[1].reason
     found = served(tmp_path / "w")
     assert_parity(found, batches(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
+    """Transposed weights through two sessions, a merge, an export and PEFT, without a warning."""
+    peft = pytest.importorskip("peft")
+    base = family_kit.TEXT_FAMILIES["gpt2"](tmp_path / "model")
+    results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel"))]
+    assert results[1].promoted, results[1].reason
+    out = tmp_path / "out"
+    export = export_generation(tmp_path / "w", out, "peft")
+    assert export.max_relative_error is not None
+    assert export.max_relative_error < 1e-3
+    own = transformers.AutoModel.from_pretrained(base, local_files_only=True)
+    model = peft.PeftModel.from_pretrained(own, str(out)).eval()
+    found = served(tmp_path / "w")
+    (batch, _) = batches(found)
+    head = read_tensors(out / "head.safetensors")
+    with torch.no_grad():
+        features = (
+            model(**batch).last_hidden_state.mean(1).numpy()
+        )  # of one text: nothing is padded
+    logits = found.onnx.run({name: value.numpy() for name, value in batch.items()})
+    np.testing.assert_allclose(features @ head["weight"].T + head["bias"], logits, atol=1e-2)
+
+
+def test_another_pad_token_is_said_aloud(tmp_path: Path) -> None:
+    base = family_kit.TEXT_FAMILIES["bert"](tmp_path / "model")
+    family_kit.save_tokenizer(base, family_kit.ROBERTA_SPECIAL, types=True)
+    (note,) = learn(tmp_path, base, LABELS).metrics["notes"]
+    assert "pads with the id 1, config.json says 0" in note

@@ -169,10 +169,11 @@ def test_packed_attention(tmp_path, bias):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d"])
 @pytest.mark.parametrize("groups", [2, 4])
-def test_grouped_convolutions_are_refused_as_peft_does(tmp_path, groups):
+def test_grouped_convolutions_are_refused_as_peft_does(tmp_path, kind, groups):
     def build(torch):
-        return torch.nn.ModuleDict({"conv": torch.nn.Conv2d(4, 8, 3, groups=groups)})
+        return torch.nn.ModuleDict({"conv": getattr(torch.nn, kind)(4, 8, 3, groups=groups)})
 
     _, adapted = saved(tmp_path, build, ["conv"])
     with pytest.raises(NotImplementedError):
