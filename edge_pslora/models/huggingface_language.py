@@ -31,7 +31,8 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import probe_indices, run_once
 from edge_pslora.models.token_checks import check_tokens
 from edge_pslora.models.types import LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, float_dtype, freeze, read_weights
+from edge_pslora.models.weights import float_dtype, freeze, read_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 POOLING = "language"
 
