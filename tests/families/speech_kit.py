@@ -27,7 +27,7 @@ DECODER = {
     "pad_token_id": 0,
     "initializer_range": 0.3,
 }
-# a receptive field of 80 samples, a frame every 32: 4 ms of sound at 8 kHz
+# a receptive field of 136 samples, a frame every 64: 8 ms of sound at 8 kHz
 CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (16, 8, 3), "conv_stride": (8, 4, 2)}
 RATE = 8_000
 
