@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.data.spool import SPOOL_BYTES, ByteSpool
+from edge_pslora.data.spool import SPOOL_BYTES, ByteSpool, rows_at_a_time
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
