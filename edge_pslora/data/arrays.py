@@ -19,7 +19,7 @@ from edge_pslora.data.labels import label_name, label_problem, resolve, unprinta
 from edge_pslora.data.npyheader import NpyHeader
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import shown
-from edge_pslora.data.spool import ByteSpool, take_rows
+from edge_pslora.data.spool import ByteSpool, rows_at_a_time, take_rows
 from edge_pslora.data.tally import Part, Tally
 from edge_pslora.data.types import Samples, join_labels
 from edge_pslora.errors import DataError
@@ -71,8 +71,7 @@ def read_elements(
 
 
 def _blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    step = max(1, _CHUNK // max(1, values.itemsize * math.prod(values.shape[1:])))
-    step = min(step, 8192)  # labels become objects
+    step = rows_at_a_time(values)
     return (values[start : start + step] for start in range(0, len(values), step))
 
 

@@ -27,11 +27,9 @@ _PLAUSIBLE_STEP = (1e-5, 3600.0)  # seconds
 def is_time_name(name: str) -> bool:
     """Whether a column of this name holds the time, if the user does not say which does."""
     lowered = name.casefold()
-    return (
-        lowered in _NAMES
-        or lowered in _UNITS
-        or (lowered.startswith(("time", "timestamp")) and _SUFFIX.search(lowered) is not None)
-    )
+    base = _SUFFIX.sub("", lowered)
+    known = lowered in _NAMES or lowered in _UNITS or base in _NAMES
+    return known or (base != lowered and base.startswith("time"))
 
 
 def find_time(names: Sequence[str], where: str) -> int:

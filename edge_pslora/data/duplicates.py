@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.data.source import open_input
+from edge_pslora.data.spool import rows_at_a_time
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import DataError
 
@@ -27,10 +28,11 @@ def row_digests(samples: Samples) -> npt.NDArray[np.uint64]:
     """uint64 [N]: equal for equal input and target. Pictures and sounds count with their files' bytes."""
     found = np.empty(len(samples), dtype=np.uint64)
     inputs = samples.inputs
-    for start in range(0, len(samples), _ROWS):
-        targets = samples.targets[start : start + _ROWS].tolist()
+    step = rows_at_a_time(inputs) if isinstance(inputs, np.ndarray) else _ROWS
+    for start in range(0, len(samples), step):
+        targets = samples.targets[start : start + step].tolist()
         if isinstance(inputs, np.ndarray):
-            rows = inputs[start : start + _ROWS].reshape(len(targets), -1)
+            rows = inputs[start : start + step].reshape(len(targets), -1)
             # one NaN, and one zero
             block = np.where(np.isnan(rows), np.float32("nan"), rows + np.float32(0))
         for place, target in enumerate(targets):

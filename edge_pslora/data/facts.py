@@ -6,9 +6,9 @@ import numpy as np
 
 from edge_pslora.data.label_column import unique_values
 from edge_pslora.data.source import shown
+from edge_pslora.data.spool import rows_at_a_time
 from edge_pslora.data.types import Samples, split_labels
 
-_ROWS = 10_000
 _NAMED = 5
 
 
@@ -57,8 +57,9 @@ def _constant(train: Samples) -> tuple[str, ...]:
         return ()
     first = inputs[0].reshape(-1, inputs.shape[-1])[0]
     same = np.ones(inputs.shape[-1], dtype=np.bool_)
-    for start in range(0, len(inputs), _ROWS):
-        block = inputs[start : start + _ROWS].reshape(-1, inputs.shape[-1])
+    step = rows_at_a_time(inputs)
+    for start in range(0, len(inputs), step):
+        block = inputs[start : start + step].reshape(-1, inputs.shape[-1])
         same &= np.all((block == first) | (np.isnan(block) & np.isnan(first)), axis=0)
         if not same.any():
             return ()

@@ -166,6 +166,12 @@ class Texts:
         return SpooledTexts(self._data.array(np.uint8), self._starts.array("<i8"))
 
 
+def rows_at_a_time(values: npt.NDArray[Any]) -> int:
+    """How many rows to handle at a time, so that what is made of them stays small."""
+    row_bytes = values.itemsize * int(np.prod(values.shape[1:]))
+    return max(1, min(8192, _BLOCK // max(1, row_bytes)))
+
+
 def take_rows(values: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """values[indices], spooled where that is large; `values` itself where it is every row in order."""
     if _is_everything(indices, len(values)):

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.data.spool import SPOOL_BYTES, ByteSpool
+from edge_pslora.data.spool import SPOOL_BYTES, ByteSpool, rows_at_a_time
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError
 
 INPUT_NAME = "x"
-BLOCK = 1000  # rows that are put into another order at a time
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,10 @@ class ArrayEncoder:
         order = [names.index(name) for name in self.feature_names]
         # the last axis: of a table its columns, of recordings their channels
         if values.nbytes > SPOOL_BYTES:
-            spool = ByteSpool()
-            for start in range(0, len(values), BLOCK):
+            spool, step = ByteSpool(), rows_at_a_time(values)
+            for start in range(0, len(values), step):
                 spool.write(
-                    np.ascontiguousarray(values[start : start + BLOCK][..., order]).tobytes()
+                    np.ascontiguousarray(values[start : start + step][..., order]).tobytes()
                 )
             return spool.array(np.float32).reshape(values.shape)
         return np.ascontiguousarray(values[..., order])

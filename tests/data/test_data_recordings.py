@@ -114,6 +114,7 @@ UNITS = [
     ("t", np.arange(40) * 0.1, "s"),
     ("t", np.arange(40) * 100, "ms"),
     ("t", np.arange(40) * 100_000, "us"),
+    ("t_ms", np.arange(40) * 100, "ms"),
     ("time_us", np.arange(40) * 100_000, "us"),
     ("time [ms]", np.arange(40) * 100, "ms"),
     ("seconds", np.arange(40) * 0.1, "s"),

@@ -86,6 +86,7 @@ def _measure(path: Path, *more: str) -> tuple[int, int]:
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
         cwd=ROOT,
     )
     grown, rows = done.stdout.split()

@@ -152,3 +152,31 @@ def test_without_pillow_the_remedy_names_the_extra(
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(InputError, match=r"edge-pslora\[images\]"):
         decode(tmp_path / "x.png", ImageSettings(8, 8))
+
+
+def test_token_ids_and_columns_are_the_same_when_they_are_spooled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = Samples(
+        "text", "classification", ["some words", "", "more"] * 50, np.array(["a"] * 150)
+    )
+    encoder = TextEncoder(HashTokenizer(100, 20), pad_id=0)
+    table = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    columns = Samples("table", "regression", table, table[:, 0], ("c", "a", "b"))
+    reorder = ArrayEncoder((3,), ("a", "b", "c"))
+    small = encoder.encode(texts)
+    monkeypatch.setattr("edge_pslora.data.spool.SPOOL_BYTES", 100)
+    monkeypatch.setattr("edge_pslora.models.encode_array.SPOOL_BYTES", 100)
+    large = encoder.encode(texts)
+    np.testing.assert_array_equal(large.ids, small.ids)
+    np.testing.assert_array_equal(large.offsets, small.offsets)
+    np.testing.assert_array_equal(reorder.encode(columns).values, table[:, [1, 2, 0]])
+    batch = large.batch(np.array([1, 0], np.int64))["input_ids"]
+    torch.testing.assert_close(batch, small.batch(np.array([1, 0], np.int64))["input_ids"])
+
+
+def test_channels_are_put_into_the_first_sessions_order() -> None:
+    values = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    samples = Samples("array", "classification", values, np.array(["a", "b"]), ("c", "a", "b"))
+    encoded = ArrayEncoder((4, 3), ("a", "b", "c")).encode(samples)
+    np.testing.assert_array_equal(encoded.values, values[..., [1, 2, 0]])
