@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from tiny import ArrayInputs
 from torch import nn
 
+from edge_pslora.config import StabilityConfig, TrainConfig
+from edge_pslora.core.stability import StabilityTarget
+from edge_pslora.training.inject import injected, new_adapters
+from edge_pslora.training.loop import LoopHooks, train
 from edge_pslora.training.norms import is_norm, norm_parameters
+from edge_pslora.training.targets import find_targets
 from tests.families import family_kit
 
 transformers = pytest.importorskip("transformers")
@@ -80,3 +90,66 @@ def test_every_class_of_torch() -> None:
     assert all(is_norm(module) for module in model)
     assert {name.split(".")[0] for name in norm_parameters(model)} == set("012345")
     assert set(norm_parameters(nn.LayerNorm(4))) == {"weight", "bias"}
+
+
+class Store:
+    """A loop's state in memory."""
+
+    def __init__(self) -> None:
+        self.saved: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        return self.saved
+
+    def save(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        self.saved = ({name: a.copy() for name, a in arrays.items()}, dict(meta))
+
+
+class NormBeside(nn.Sequential):
+    """A network with a norm that its features do not pass, as the final one of a cut-off head."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.LayerNorm(8))
+        self.beside = nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self[1](self[0](x))
+        return out
+
+
+def test_a_norm_beside_the_features_does_not_stop_a_resumed_run() -> None:
+    def run(store: Store, stop_at: int) -> tuple[int, dict[str, torch.Tensor]]:
+        torch.manual_seed(0)
+        model = NormBeside().requires_grad_(False)
+        adapters = new_adapters(find_targets(model, ["0"]), 2, 1.0, torch.Generator())
+        norms = norm_parameters(model)
+        for parameter in norms.values():
+            parameter.requires_grad_(True)
+        calls = iter(range(100))
+        hooks = LoopHooks(stop=lambda: "killed" if next(calls) >= stop_at else "", store=store)
+        config = TrainConfig(epochs=3, batch_size=4, checkpoint_every=1)
+        rows = ArrayInputs(np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32))
+        past: dict[str, StabilityTarget] = {}
+        with injected(model, adapters):
+            log = train(
+                lambda inputs, _: (model(inputs["x"]) - 1).pow(2).mean(),
+                rows,
+                adapters,
+                norms,
+                past,
+                StabilityConfig(weight=0.0),
+                config,
+                1,
+                hooks,
+            )
+        return log.resumed_at, {name: p.detach().clone() for name, p in norms.items()}
+
+    with torch.random.fork_rng(devices=[]):
+        store = Store()
+        _, whole = run(Store(), 100)
+        run(store, 2)
+        resumed_at, found = run(store, 100)
+    assert resumed_at == 2
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert not torch.equal(whole["1.weight"], torch.ones(8))
+    assert torch.equal(whole["beside.weight"], torch.ones(8))
