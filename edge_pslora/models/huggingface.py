@@ -198,7 +198,7 @@ def _encoder(
     return load_tokenizer(base_dir, model, int(chosen["max_length"]), where)
 
 
-def _token_notes(encoder: TextEncoder | ImageEncoder, model: nn.Module) -> list[str]:
+def _token_notes(encoder: TextEncoder | ImageEncoder | AudioEncoder, model: nn.Module) -> list[str]:
     """Padding is masked, so that another pad token changes nothing: but it is another tokenizer's."""
     own = getattr(model.config, "pad_token_id", None)
     if not isinstance(encoder, TextEncoder) or own in (None, encoder.pad_id):
