@@ -352,3 +352,12 @@ def test_npy_of_python_objects(tmp_path):
     (tmp_path / "x.npy").write_bytes(out.getvalue())
     np.save(tmp_path / "y.npy", np.arange(2))
     assert "never loaded" in refused(tmp_path / "x.npy", FIRST)
+
+
+def test_without_pyarrow_the_remedy_names_the_extra(tmp_path, monkeypatch):
+    from edge_pslora.errors import InputError
+
+    parquet(tmp_path / "d.parquet", rows())
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"edge-pslora\[parquet\]"):
+        read_dataset(tmp_path / "d.parquet")
