@@ -32,6 +32,15 @@ FITS: Mapping[str, tuple[str, ...]] = {
     "audio": ("a Hugging Face folder for audio", "auto"),
 }
 
+# what a folder without a file for the training part is
+FOLDERS: Mapping[str, str] = {
+    "image": "class folders (image)",
+    "audio": "class folders (audio)",
+    "text": "a folder of texts",
+    "table": "a folder of tables",
+    "array": "a folder of recordings",
+}
+
 
 def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
     """Reads DATA, or the beginning of it where it is large; of pictures, a few are decoded.
@@ -49,7 +58,7 @@ def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
         table = train.modality == "table"
         return DataFacts(
             source=shown(path),
-            format=f"class folders ({train.modality})" if suffix is None else suffix,
+            format=FOLDERS[train.modality] if suffix is None else suffix,
             modality=train.modality,
             task_type=train.task_type,
             parts=_parts(data),
