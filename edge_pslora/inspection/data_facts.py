@@ -154,7 +154,8 @@ def _columns(
         return "y" if suffix == ".npz" else options.label_column, options.text_column
     columns = find_columns(_first_row(file, options), options, shown(file))
     text = None if columns.text is None else columns.names[columns.text]
-    return columns.names[columns.label], text
+    label = None if columns.label is None else columns.names[columns.label]
+    return label, text
 
 
 def _first_row(file: Path, options: ReadOptions) -> Sequence[str]:
