@@ -163,7 +163,11 @@ def _session(name: str, facts: dict[str, Any], before: Sequence[SessionRun]) -> 
 
 def _line(session: SessionRun) -> str:
     gate = "promoted" if session.promoted else f"refused: {session.reason}"
-    return f"{session.name}: {session.samples} samples, {session.seconds:.0f} s, {gate}"
+    before = "" if session.before is None else f"{session.before:.3f} before, "
+    after = "" if session.after is None else f"{session.after:.3f} after, "
+    return (
+        f"{session.name}: {session.samples} samples, {before}{after}{session.seconds:.0f} s, {gate}"
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
