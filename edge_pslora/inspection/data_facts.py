@@ -124,10 +124,13 @@ def _column(table: Samples, index: int) -> str:
 
 
 def _sample(data: Dataset, options: ReadOptions) -> MediaSample | None:
-    if data.train.modality != "image":
+    modality = data.train.modality
+    if modality not in ("image", "audio"):
         return None
     parts = [part for part in (data.train, data.valid, data.test) if part is not None]
-    return decode_some([Path(path) for part in parts for path in part.inputs], options)
+    return decode_some(
+        [Path(path) for part in parts for path in part.inputs], options, modality=modality
+    )
 
 
 def _training_file(path: Path) -> Path | None:

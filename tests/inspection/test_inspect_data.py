@@ -187,3 +187,16 @@ def test_what_is_neither(tmp_path: Path) -> None:
         find(tmp_path)
     assert caught.value.exit_code == 4
     assert isinstance(find(_table(tmp_path / "t.csv")), DataFacts)
+
+
+def test_of_recordings_headers_are_read_and_some_are_decoded(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "high").mkdir()
+    for i in range(12):
+        soundfile.write(tmp_path / "high" / f"{i}.wav", np.zeros(800, np.float32), 8000)
+    (tmp_path / "high" / "0.wav").write_bytes(b"no recording")
+    facts = inspect_data(tmp_path, OPTIONS)
+    assert (facts.format, facts.parts["train"].rows) == ("class folders (audio)", 11)
+    assert facts.rejected == 1
+    assert facts.sample is not None
+    assert (facts.sample.checked, facts.sample.bad, facts.sample.sizes) == (11, 0, ())
