@@ -35,7 +35,15 @@ def inspect(
     image_size: m.ImageSize = None,
     label_column: d.LabelColumn = None,
     text_column: d.TextColumn = None,
+    feature_columns: d.FeatureColumns = None,
+    ignore_columns: d.IgnoreColumns = None,
     missing: d.Missing = None,
+    window: d.Window = None,
+    hop: d.Hop = None,
+    rate: d.Rate = None,
+    time_column: d.TimeColumn = None,
+    time_unit: d.TimeUnit = None,
+    group_column: d.GroupColumn = None,
     task_type: d.TaskTypeOption = None,
     as_json: o.AsJson = False,
     debug: o.Debug = False,
@@ -44,9 +52,22 @@ def inspect(
 
     Exit codes: 0 it can be used, 2 wrong use, 4 bad input.
     """
+    read = d.read_options(
+        label_column=label_column,
+        text_column=text_column,
+        feature_columns=feature_columns,
+        ignore_columns=ignore_columns,
+        missing=missing,
+        window=window,
+        hop=hop,
+        rate=rate,
+        time_column=time_column,
+        time_unit=time_unit,
+        group_column=group_column,
+        task_type=task_type,
+    )
     with working(quiet=True, debug=debug):
         from edge_pslora.config import LoraConfig
-        from edge_pslora.data.options import ReadOptions
         from edge_pslora.inspection.source import inspect_source
         from edge_pslora.models.options import ModelOptions
 
@@ -54,12 +75,7 @@ def inspect(
         defaults = ModelOptions()
         facts = inspect_source(
             source,
-            read=ReadOptions(
-                label_column=label_column,
-                text_column=text_column,
-                task_type=task_type,
-                missing=tuple(missing or ()),
-            ),
+            read=read,
             model_options=ModelOptions(
                 max_length=defaults.max_length if max_length is None else max_length,
                 image_size=image_size,
@@ -89,7 +105,7 @@ def _describe_data(facts: Mapping[str, Any]) -> list[str]:
         rows.append(("values", f"{least:.4g} to {greatest:.4g}, mean {mean:.4g}"))
     if facts["features"]:
         rows.append(("columns", _some(facts["features"])))
-    elif facts["shape"]:
+    if len(facts["shape"]) > 1:
         rows.append(("shape", " x ".join(map(str, facts["shape"]))))
     if facts["missing"]:
         total = sum(facts["missing"].values())

@@ -41,17 +41,21 @@ def rows_of(result: StreamResult) -> list[Row]:
 def markdown(plan: Plan, result: StreamResult, command: str, date: str) -> list[str]:
     """A table with one line a test, and a sentence of what it cost."""
     metric = result.tests[0].metric
+    # what a kind of task has beside its headline figure: a perplexity, a mean error
+    others = [name for name in result.tests[0].figures if name not in ("accuracy", metric)]
+    columns = "".join(f" {name} when learned | at the end |" for name in others)
     lines = [
-        f"| test | samples | {metric} when learned | at the end | onnxruntime = torch |",
-        "|---|---|---|---|---|",
+        f"| test | samples | {metric} when learned | at the end |{columns} onnxruntime = torch |",
+        "|---|---|---|---|" + "---|---|" * len(others) + "---|",
     ]
     for test in result.tests:
-        alike = f"{test.agreement:.4f}, {test.error:.0e}"
-        lines.append(
-            f"| {test.name} | {test.samples} | {test.learned:.3f} | {test.end:.3f} | {alike} |"
-        )
+        cells = [test.name, str(test.samples), f"{test.learned:.3f}", f"{test.end:.3f}"]
+        for name in others:
+            cells += [f"{test.first_figures[name]:.4g}", f"{test.figures[name]:.4g}"]
+        lines.append(f"| {' | '.join(cells)} | {test.agreement:.4f}, {test.error:.0e} |")
     samples = sum(test.samples for test in result.tests)
-    lines.append(f"| **mean** | {samples} | {result.learning:.3f} | **{result.average:.3f}** | |")
+    mean = f"| **mean** | {samples} | {result.learning:.3f} | **{result.average:.3f}** |"
+    lines.append(mean + " |" * (2 * len(others) + 1))
     sessions = result.sessions
     refused = [session.name for session in sessions if not session.promoted]
     gate = f"refused by the gate: {', '.join(refused)}" if refused else "all passed the gate"

@@ -37,7 +37,8 @@ class SessionRun:
 @dataclass(frozen=True)
 class TestRun:
     """One test. learned: its score just after it was learned; best: the best so far; end: at the end,
-    all by onnxruntime; agreement, error: of the ONNX file with torch, at the end."""
+    all by onnxruntime; first_figures, figures: all figures of the task, likewise (a perplexity, ...);
+    agreement, error: of the ONNX file with torch, at the end."""
 
     __test__ = False
 
@@ -49,6 +50,8 @@ class TestRun:
     end: float
     agreement: float
     error: float
+    first_figures: dict[str, float]
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def run_plan(
     """
     start = time.monotonic()
     sessions: list[SessionRun] = []
-    scores: dict[str, list[float]] = {test.name: [] for test in plan.tests}
+    taken: dict[str, list[dict[str, Any]]] = {test.name: [] for test in plan.tests}
     for number, session in enumerate(plan.sessions):
         arguments = ["adapt", str(session.data), "--workspace", str(workspace)]
         arguments += ["--task", session.name, *plan.read, *plan.train, *options]
@@ -108,10 +111,10 @@ def run_plan(
         for test in plan.tests:
             due = test.learned == number or (plan.keep_testing and test.learned < number)
             if due and serving:
-                scores[test.name].append(float(_evaluate(plan, workspace, test)["accuracy"]))
+                taken[test.name].append(_evaluate(plan, workspace, test))
     tests = []
     for test in plan.tests:
-        tests.append(_final(plan, workspace, test, scores[test.name]))
+        tests.append(_final(plan, workspace, test, taken[test.name]))
         say(f"  {test.name}: {tests[-1].learned:.3f} when learned, {tests[-1].end:.3f} at the end")
     return StreamResult(tuple(sessions), tuple(tests), time.monotonic() - start)
 
@@ -120,18 +123,20 @@ def _evaluate(plan: Plan, workspace: Path, test: Test, *options: str) -> dict[st
     return edge_pslora(["eval", str(workspace), str(test.data), *plan.read, *options], plan.imports)
 
 
-def _final(plan: Plan, workspace: Path, test: Test, scores: Sequence[float]) -> TestRun:
+def _final(plan: Plan, workspace: Path, test: Test, taken: Sequence[dict[str, Any]]) -> TestRun:
     facts = _evaluate(plan, workspace, test, "--compare-torch")
-    end = float(facts["accuracy"])
+    first = taken[0] if taken else facts
     return TestRun(
         name=test.name,
         metric=facts["metric"],
         samples=facts["samples"],
-        learned=scores[0] if scores else end,
-        best=max([*scores, end]),
-        end=end,
+        learned=first["accuracy"],
+        best=max(found["accuracy"] for found in (*taken, facts)),
+        end=facts["accuracy"],
         agreement=facts["agreement"],
         error=facts["max_abs_error"],
+        first_figures=first["figures"],
+        figures=facts["figures"],
     )
 
 
@@ -158,7 +163,11 @@ def _session(name: str, facts: dict[str, Any], before: Sequence[SessionRun]) -> 
 
 def _line(session: SessionRun) -> str:
     gate = "promoted" if session.promoted else f"refused: {session.reason}"
-    return f"{session.name}: {session.samples} samples, {session.seconds:.0f} s, {gate}"
+    before = "" if session.before is None else f"{session.before:.3f} before, "
+    after = "" if session.after is None else f"{session.after:.3f} after, "
+    return (
+        f"{session.name}: {session.samples} samples, {before}{after}{session.seconds:.0f} s, {gate}"
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -27,6 +27,10 @@ _UNKNOWN_SIZE = 0xFFFF_FFFF  # what a program writes that streams a WAV file int
 _DECODE_ERRORS = (OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
 
 
+# How the files of the formats above begin.
+_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS")
+
+
 @dataclass(frozen=True)
 class Clip:
     """One recording. samples: float32 [T] in about [-1, 1], the mean of its channels."""
@@ -42,7 +46,7 @@ class _UnusableError(Exception):
 def clip_problem(path: Path, options: ReadOptions) -> str | None:
     """Why the recording at `path` cannot be used, or None. It is decoded once in full.
 
-    Without options.decode only the sizes that its header claims are looked at.
+    Without options.decode only its first bytes and the sizes that its header claims are looked at.
     """
     try:
         with open_input(path) as stream:
@@ -50,7 +54,8 @@ def clip_problem(path: Path, options: ReadOptions) -> str | None:
                 return "a file too large"
             _check_wav_sizes(stream)
             if not options.decode:
-                return None
+                stream.seek(0)
+                return None if stream.read(4) in _SIGNATURES else "not a recording"
             for _ in _blocks(stream, options.audio_seconds_max, whole=True):
                 pass
     except DataError as error:

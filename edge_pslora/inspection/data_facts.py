@@ -32,6 +32,15 @@ FITS: Mapping[str, tuple[str, ...]] = {
     "audio": ("a Hugging Face folder for audio", "auto"),
 }
 
+# what a folder without a file for the training part is
+FOLDERS: Mapping[str, str] = {
+    "image": "class folders (image)",
+    "audio": "class folders (audio)",
+    "text": "a folder of texts",
+    "table": "a folder of tables",
+    "array": "a folder of recordings",
+}
+
 
 def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
     """Reads DATA, or the beginning of it where it is large; of pictures, a few are decoded.
@@ -49,7 +58,7 @@ def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
         table = train.modality == "table"
         return DataFacts(
             source=shown(path),
-            format=f"class folders ({train.modality})" if suffix is None else suffix,
+            format=FOLDERS[train.modality] if suffix is None else suffix,
             modality=train.modality,
             task_type=train.task_type,
             parts=_parts(data),
@@ -115,10 +124,13 @@ def _column(table: Samples, index: int) -> str:
 
 
 def _sample(data: Dataset, options: ReadOptions) -> MediaSample | None:
-    if data.train.modality != "image":
+    modality = data.train.modality
+    if modality not in ("image", "audio"):
         return None
     parts = [part for part in (data.train, data.valid, data.test) if part is not None]
-    return decode_some([Path(path) for part in parts for path in part.inputs], options)
+    return decode_some(
+        [Path(path) for part in parts for path in part.inputs], options, modality=modality
+    )
 
 
 def _training_file(path: Path) -> Path | None:
@@ -145,7 +157,8 @@ def _columns(
         return "y" if suffix == ".npz" else options.label_column, options.text_column
     columns = find_columns(_first_row(file, options), options, shown(file))
     text = None if columns.text is None else columns.names[columns.text]
-    return columns.names[columns.label], text
+    label = None if columns.label is None else columns.names[columns.label]
+    return label, text
 
 
 def _first_row(file: Path, options: ReadOptions) -> Sequence[str]:

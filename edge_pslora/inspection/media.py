@@ -1,4 +1,4 @@
-"""A few pictures of a folder, decoded in full within a short time."""
+"""A few pictures or recordings of a folder, decoded in full within a short time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_pslora.data.audio import clip_problem
 from edge_pslora.data.images import image_problem
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.source import shown
+from edge_pslora.data.types import Modality
 from edge_pslora.inspection.facts import MediaSample
 
 SECONDS = 0.3
@@ -19,18 +21,22 @@ FIRST = 3  # problems that are told
 
 
 def decode_some(
-    paths: Sequence[Path], options: ReadOptions, seconds: float = SECONDS
+    paths: Sequence[Path],
+    options: ReadOptions,
+    seconds: float = SECONDS,
+    modality: Modality = "image",
 ) -> MediaSample:
-    """Decodes the pictures in a random (repeatable) order until the time is over; at least one."""
+    """Decodes files in a random (repeatable) order until the time is over; at least one."""
+    look = clip_problem if modality == "audio" else image_problem
     end = time.monotonic() + seconds
     checked, problems = 0, []
     sizes: set[tuple[int, int]] = set()
     for index in np.random.default_rng(0).permutation(len(paths)):
         path = paths[int(index)]
-        problem = image_problem(path, replace(options, decode=True))
-        if problem is None:
+        problem = look(path, replace(options, decode=True))
+        if problem is None and modality == "image":
             sizes.add(_size(path))
-        else:
+        if problem is not None:
             problems.append((shown(path), problem))
         checked += 1
         if time.monotonic() > end:

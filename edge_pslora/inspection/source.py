@@ -20,6 +20,8 @@ from edge_pslora.models.hf_folder import CONFIG_FILE
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.workspace.layout import WORKSPACE_FILE
 
+ADAPTER_FILE = "adapter_config.json"
+
 
 def inspect_source(
     source: str,
@@ -55,6 +57,13 @@ def inspect_source(
             expected="a model or data",
             found="a workspace",
             remedy=f"run: edge-pslora status {source}",
+        )
+    if (path / ADAPTER_FILE).is_file() and not (path / CONFIG_FILE).is_file():
+        raise InputError(
+            source,
+            expected="a model or data",
+            found="a PEFT adapter",
+            remedy=f"give it to adapt as a past session: --adapter {source}",
         )
     if (path / CONFIG_FILE).is_file():
         return inspect_folder(path, model_options, targets, rank)

@@ -82,6 +82,7 @@ class Commands:
         return {
             "metric": "accuracy",
             "accuracy": score,
+            "figures": {"accuracy": score, "loss": 2 * score},
             "samples": 5,
             "agreement": 1.0 if compared else None,
             "max_abs_error": 1e-6 if compared else None,
@@ -127,7 +128,8 @@ def test_each_session_is_one_adapt_and_the_model_is_named_once(
     assert rows["average accuracy at the end"] == pytest.approx(0.89)
     assert rows["history bytes, last session / first"] == 1
     lines = markdown(plan, result, "python x", "2026-01-31T12:00:00")
-    assert lines[2] == "| one | 5 | 0.980 | 0.900 | 1.0000, 1e-06 |"
+    assert lines[2] == "| one | 5 | 0.980 | 0.900 | 1.96 | 1.8 | 1.0000, 1e-06 |"
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "refused by the gate: two" in lines[-1]
 
 

@@ -64,6 +64,22 @@ def test_arrays(tmp_path: Path) -> None:
     assert list(facts.parts["train"].classes.items()) == [("1", 3), ("0", 2), ("2", 1)]
 
 
+def test_recordings_are_cut_as_adapt_would(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    rows = [f"{i * 20},{i % 7},{'up' if i < 100 else 'down'}" for i in range(200)]
+    (tmp_path / "r" / "one.csv").write_text("\n".join(["time,force,label", *rows]) + "\n")
+    options = ReadOptions(label_column="label", window_seconds=1, hop_seconds=0.5, rate_hz=50)
+    facts = inspect_data(tmp_path / "r", options)
+    assert (facts.format, facts.modality, facts.label) == (
+        "a folder of recordings",
+        "array",
+        "label",
+    )
+    assert (facts.features, facts.shape) == (("force",), (50, 1))
+    assert set(facts.parts["train"].classes) == {"up", "down"}
+    assert any("50 a second" in note for note in facts.notes)
+
+
 def _texts(path: Path, rows: int, label: str = "label") -> Path:
     path.parent.mkdir(exist_ok=True)
     rows_of = ({"text": f"text number {i}", label: ("a", "b")[i % 2]} for i in range(rows))
@@ -171,3 +187,16 @@ def test_what_is_neither(tmp_path: Path) -> None:
         find(tmp_path)
     assert caught.value.exit_code == 4
     assert isinstance(find(_table(tmp_path / "t.csv")), DataFacts)
+
+
+def test_of_recordings_headers_are_read_and_some_are_decoded(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "high").mkdir()
+    for i in range(12):
+        soundfile.write(tmp_path / "high" / f"{i}.wav", np.zeros(800, np.float32), 8000)
+    (tmp_path / "high" / "0.wav").write_bytes(b"no recording")
+    facts = inspect_data(tmp_path, OPTIONS)
+    assert (facts.format, facts.parts["train"].rows) == ("class folders (audio)", 11)
+    assert facts.rejected == 1
+    assert facts.sample is not None
+    assert (facts.sample.checked, facts.sample.bad, facts.sample.sizes) == (11, 0, ())

@@ -12,7 +12,7 @@ from torch import nn
 
 from edge_pslora.config import LoraConfig
 from edge_pslora.data.options import ReadOptions
-from edge_pslora.errors import ModelError, UsageError
+from edge_pslora.errors import InputError, ModelError, UsageError
 from edge_pslora.inspection.facts import ModelFacts
 from edge_pslora.inspection.source import inspect_source
 from edge_pslora.models.head_search import cut
@@ -89,6 +89,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "ConvNextV2Model",
         "ConvNextV2ForImageClassification",
     ),
+    "gpt2": (
+        *("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 50}),
+        *("GPT2Model", "GPT2LMHeadModel"),
+    ),
     "llama": ("LlamaConfig", TEXT, "LlamaModel", "LlamaForCausalLM"),
     "qwen2": (
         *("Qwen2Config", {**TEXT, "tie_word_embeddings": True, "num_key_value_heads": 2}),
@@ -101,6 +105,7 @@ AUTO = {
     "ForImageClassification": "AutoModelForImageClassification",
     "ForAudioClassification": "AutoModelForAudioClassification",
     "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
 }
 
 
@@ -284,3 +289,9 @@ def test_the_first_layer_of_grey_pictures_is_no_grouped_convolution(tmp_path: Pa
     first = "embedder.embedder.convolution"
     assert [t.shape for t in find_targets(model, (first,))] == [(8, 49)]
     assert [t.shape for t in _inspect(tmp_path, first).targets] == [(8, 49)]
+
+
+def test_an_adapter_is_sent_to_adapt(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"found a PEFT adapter; give it to adapt .* --adapter"):
+        _inspect(tmp_path)
