@@ -150,11 +150,16 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Promotion rules. Fractions of accuracy (0.01 = one point); p below `significance` counts."""
+    """Promotion rules. Fractions of accuracy (0.01 = one point); p below `significance` counts.
+
+    max_onnx_abs_error: of an output, torch against onnxruntime. max_onnx_rel_error: the same as a share
+    of the largest output: float32 has seven digits, and a language model's logits reach 100.
+    """
 
     max_forgetting: float = 0.01
     significance: float = 0.05
     max_onnx_abs_error: float = 1e-4
+    max_onnx_rel_error: float = 1e-5
     force: bool = False
 
     def __post_init__(self) -> None:

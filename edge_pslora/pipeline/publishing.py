@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edge_pslora.config import GateConfig
 from edge_pslora.core.gate import GateDecision
 from edge_pslora.data.types import Dataset
 from edge_pslora.errors import WorkspaceError
@@ -129,7 +130,7 @@ def _context(
         history_budget_bytes=config.budget.history_bytes,
         onnx_max_abs_error=metrics["onnx_max_abs_error"],
         labels=metrics["labels"],
-        checks=_checks(decision, metrics, config.gate.max_onnx_abs_error),
+        checks=_checks(decision, metrics, config.gate),
         sessions=[
             *_past(workspace, parent),
             _facts(staged.number, candidate.task, metrics),
@@ -160,7 +161,9 @@ def _context(
     )
 
 
-def _checks(decision: GateDecision, metrics: dict[str, Any], onnx_limit: float) -> list[CheckFacts]:
+def _checks(
+    decision: GateDecision, metrics: dict[str, Any], limits: GateConfig
+) -> list[CheckFacts]:
     figures = decision.figures
     holdout = f"{metrics['accuracy_after']:.3f} after"
     if metrics["accuracy_before"] is not None:
@@ -171,7 +174,8 @@ def _checks(decision: GateDecision, metrics: dict[str, Any], onnx_limit: float) 
         CheckFacts(
             "ONNX = torch",
             True,
-            f"{metrics['onnx_max_abs_error']:.1e} in any logit, {onnx_limit:.0e} allowed",
+            f"{metrics['onnx_max_abs_error']:.1e} in any output; allowed {limits.max_onnx_abs_error:.0e}, "
+            f"or {limits.max_onnx_rel_error:.0e} of the largest",
         ),
         CheckFacts("holdout no worse", not any("holdout" in r for r in decision.reasons), holdout),
     ]
