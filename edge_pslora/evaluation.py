@@ -97,7 +97,8 @@ def _compare(
     model: LoadedModel, generation: Generation, head: Head, inputs: EncodedInputs, logits: Any
 ) -> tuple[float, float]:
     load_merged(model, generation)
-    classifier = Classifier(model.backbone, linear_head(head.weight, head.bias)).eval()
+    linear = linear_head(head.weight, head.bias)
+    classifier = Classifier(model.backbone, linear, head.normalize).eval()
     expected = run_batches(classifier, inputs, 32).numpy()
     error = float(np.abs(expected - logits).max())
     if head.task_type == "regression":

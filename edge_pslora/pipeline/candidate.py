@@ -78,7 +78,8 @@ def write_candidate(
     write_memory(folder, result.memory, candidate.anchors, config.budget.history_bytes)
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
-    classifier = Classifier(model.backbone, linear_head(head.weight, head.bias)).eval()
+    linear = linear_head(head.weight, head.bias)
+    classifier = Classifier(model.backbone, linear, head.normalize).eval()
     inputs = candidate.data.inputs
     example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
     export_onnx(

@@ -1,23 +1,29 @@
-"""The deployed network: features and one Linear."""
+"""The deployed network: features, scaled to norm 1 where the head asks for it, and one Linear."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edge_pslora.models.types import Backbone
 
 
 class Classifier(nn.Module):
-    """logits [N, C] (regression: [N, 1]) from a model's keyword inputs."""
+    """logits [N, C] (regression: [N, 1]) from a model's keyword inputs.
 
-    def __init__(self, backbone: Backbone, head: nn.Linear) -> None:
+    normalize: the head reads features of norm 1 (`Head.normalize`).
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Linear, normalize: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.normalize = normalize
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.backbone(**inputs))
+        features: torch.Tensor = self.backbone(**inputs)
+        logits: torch.Tensor = self.head(F.normalize(features) if self.normalize else features)
         return logits
 
 

@@ -1,0 +1,128 @@
+"""Ways to choose the ridge of an analytic head, on features that are never trained.
+
+Everything but the head is taken out, so many choices can be compared on the same features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.run_stream import EVAL_BATCH, StreamRun, summarised
+from benchmarks.stream_types import Stream
+from edge_pslora.config import HeadConfig
+from edge_pslora.core.analytic_head import (
+    HeadStatistics,
+    add_samples,
+    empty_statistics,
+    solve_head,
+    with_labels,
+)
+from edge_pslora.core.ridge_path import (
+    RIDGES,
+    RidgePath,
+    leave_one_out,
+    left_out_scores,
+    ridge_path,
+)
+from edge_pslora.training.features import extract_features
+from edge_pslora.training.head import Head, sample_weights, target_matrix
+
+
+@dataclass(frozen=True)
+class Session:
+    """features [N, d], one-hot columns [N, C], weights [N] or None."""
+
+    features: torch.Tensor
+    columns: torch.Tensor
+    weights: torch.Tensor | None
+
+
+Choose = Callable[[RidgePath, Session], float]
+
+
+def _errors_of_all(path: RidgePath, s: Session) -> float:
+    return leave_one_out(path, s.features, s.columns, s.weights).best
+
+
+def _errors_of_session(path: RidgePath, s: Session) -> float:
+    found = leave_one_out(path, s.features, s.columns, s.weights)
+    return found.ridges[found.session.index(min(found.session))]
+
+
+def _wrong_answers(path: RidgePath, s: Session) -> float:
+    truth, wrong = s.columns.argmax(1), []
+    for ridge in RIDGES:
+        scores = left_out_scores(path, s.features, s.columns, ridge, s.weights)
+        wrong.append(int((scores.argmax(1) != truth).sum()))
+    return RIDGES[wrong.index(min(wrong))]
+
+
+def _fixed(ridge: float) -> Choose:
+    return lambda path, s: ridge
+
+
+CHOICES: dict[str, tuple[Choose, HeadConfig]] = {
+    "ridge 0.01": (_fixed(1e-2), HeadConfig()),
+    "squared errors, session and old": (_errors_of_all, HeadConfig()),
+    "squared errors, session only": (_errors_of_session, HeadConfig()),
+    "wrong answers, session only": (_wrong_answers, HeadConfig()),
+    "ridge 0.01, balanced": (_fixed(1e-2), HeadConfig(class_balance="session")),
+    "squared errors, session and old, balanced": (
+        _errors_of_all,
+        HeadConfig(class_balance="session"),
+    ),
+    **{f"ridge {r:g}": (_fixed(r), HeadConfig()) for r in (1e-4, 1e-3, 1e-1)},
+}
+
+
+def frozen_runs(stream: Stream, seed: int) -> list[StreamRun]:
+    """One run for each way to choose; seconds: of statistics and solutions alone."""
+    model = stream.new_model()
+    parts = [
+        [extract_features(model.backbone, data.inputs, EVAL_BATCH) for data in (t.train, t.test)]
+        for t in stream.tasks
+    ]
+    runs = []
+    for name, (choose, config) in CHOICES.items():
+        start = time.perf_counter()
+        statistics, matrix, chosen = empty_statistics(model.feature_size), [], []
+        for task, (features, _) in zip(stream.tasks, parts, strict=True):
+            labels = tuple(sorted(set(task.train.targets.astype(str).tolist())))
+            statistics = with_labels(statistics, labels)
+            targets = target_matrix(task.train.targets, statistics.labels, "classification")
+            columns = F.one_hot(targets, len(statistics.labels))
+            weights = sample_weights(columns, _head(statistics), config)
+            statistics = add_samples(statistics, features, columns, weights)
+            chosen.append(choose(ridge_path(statistics), Session(features, columns, weights)))
+            weight, bias = solve_head(statistics, chosen[-1])
+            matrix.append(
+                tuple(
+                    _accuracy(held, weight, bias, other.test.targets, statistics.labels)
+                    for other, (_, held) in zip(stream.tasks, parts, strict=True)
+                )
+            )
+        seconds = time.perf_counter() - start
+        print(f"  {name}: ridges {', '.join(f'{r:.3g}' for r in chosen)}", flush=True)
+        runs.append(summarised(f"frozen, {name}", seed, tuple(matrix), seconds))
+    return runs
+
+
+def _head(statistics: HeadStatistics) -> Head:
+    rows = len(statistics.labels)
+    return Head("classification", statistics.labels, torch.zeros(rows, 1), torch.zeros(rows))
+
+
+def _accuracy(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    targets: object,
+    labels: tuple[str, ...],
+) -> float:
+    wanted = target_matrix(targets, labels, "classification")  # type: ignore[arg-type]
+    return float(((features @ weight.T + bias).argmax(1) == wanted).double().mean())
