@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
 
 
 def _run(name: str, seed: int, keys: Sequence[str], limit: int | None) -> list[StreamRun]:
-    found = []
+    found: list[StreamRun] = []
     with tempfile.TemporaryDirectory(prefix="edge-pslora-base-") as base:
         stream = STREAMS[name].load(seed, Path(base), limit)
         sizes = ", ".join(f"{t.name} {len(t.train.targets)}" for t in stream.tasks)
@@ -99,10 +99,8 @@ def _run(name: str, seed: int, keys: Sequence[str], limit: int | None) -> list[S
             found += frozen_runs(stream, seed)
         for method in head_methods(STREAMS[name], keys):
             found.append(run_stream(stream, method, seed))
-    named = [replace(run, method=f"{name}: {run.method}") for run in found]
-    for run in named:
-        print(f"{run.method}, seed {seed}: {summary(run)}", flush=True)
-    return named
+            print(f"  {method.name}: {summary(found[-1])}", flush=True)
+    return [replace(run, method=f"{name}: {run.method}") for run in found]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from benchmarks.figures import summary
 from benchmarks.run_stream import EVAL_BATCH, StreamRun, summarised
 from benchmarks.stream_types import Stream
 from edge_pslora.config import HeadConfig
@@ -107,8 +108,9 @@ def frozen_runs(stream: Stream, seed: int) -> list[StreamRun]:
                 )
             )
         seconds = time.perf_counter() - start
-        print(f"  {name}: ridges {', '.join(f'{r:.3g}' for r in chosen)}", flush=True)
         runs.append(summarised(f"frozen, {name}", seed, tuple(matrix), seconds))
+        ridges = ", ".join(f"{ridge:.3g}" for ridge in chosen)
+        print(f"  frozen, {name} ({ridges}): {summary(runs[-1])}", flush=True)
     return runs
 
 

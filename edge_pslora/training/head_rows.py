@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from edge_pslora.config import AdaptConfig, MergeRule, StabilityConfig
 from edge_pslora.core.dense_stability import dense_stability, row_scale
@@ -30,11 +29,11 @@ class RowPast:
 class RowPenalty:
     """The stability loss on the first K rows of a head in training.
 
-    weight, bias: of the head, [C, d] and [C] or None without one. start, history [K, d+1].
+    weight, bias: the head's parameters, [C, d] and [C] or None without one. start, history [K, d+1].
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     start: torch.Tensor
     history: torch.Tensor
     scale: float
@@ -63,7 +62,7 @@ def starting_rows(rows: torch.Tensor, past: RowPast, rule: MergeRule) -> torch.T
 
 
 def row_penalty(
-    weight: nn.Parameter, bias: nn.Parameter | None, start: torch.Tensor, past: RowPast
+    weight: torch.Tensor, bias: torch.Tensor | None, start: torch.Tensor, past: RowPast
 ) -> RowPenalty:
     return RowPenalty(weight, bias, start, past.history, row_scale(past.history, past.origin))
 
@@ -98,13 +97,13 @@ def merge_rows(
     newer = history if rule == "cumulative" else update
     updates = past.updates + 1
     rows = trained.clone()
-    for count in updates.unique().tolist():
+    for count in sorted(set(updates.tolist())):
         of_age = (updates == count).nonzero()[:, 0]
         merged = merge_step(
             rule,
             (served - past.origin)[of_age].numpy(),
             newer[of_age].numpy(),
-            int(count),
+            count,
         )
         rows[of_age] = past.origin[of_age] + torch.from_numpy(merged)
     fresh = trained[known:]

@@ -111,9 +111,8 @@ def _linear(
     _start_new_rows(linear, known, generator)
     # a classifier that came without a bias stays without
     has_bias = model.base_head is None or model.base_head.has_bias
-    parameters: dict[str, nn.Parameter] = {"weight": linear.weight}
-    if has_bias:
-        parameters["bias"] = linear.bias
+    names = ("weight", "bias") if has_bias else ("weight",)
+    parameters = {name: linear.get_parameter(name) for name in names}
 
     def trained() -> Head:
         weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()

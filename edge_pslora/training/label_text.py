@@ -44,7 +44,7 @@ def competing(targets: torch.Tensor, labels: int) -> torch.Tensor:
 
     targets: int64 [N], positions among `labels` labels.
     """
-    found = targets.unique()
+    found = torch.tensor(sorted(set(targets.tolist())))
     return found if len(found) > 1 else torch.arange(labels)
 
 
