@@ -56,9 +56,12 @@ HEADS = {
 FROZEN = "frozen"  # the ways to choose the ridge on features that are never trained: seconds
 
 
-def head_methods(stream: HeadStream, keys: Sequence[str]) -> list[Method]:
+def head_methods(
+    stream: HeadStream, keys: Sequence[str], batch_size: int = TrainConfig().batch_size
+) -> list[Method]:
+    """Those of `keys` that fit the stream's family, in the order of HEADS."""
     special = {key for other in STREAMS.values() for key in other.only_here}
-    train = TrainConfig(epochs=stream.epochs)
+    train = TrainConfig(epochs=stream.epochs, batch_size=batch_size)
     return [
         Method(key, name, AdaptConfig(head=head, train=train))
         for key, (name, head) in HEADS.items()
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     try:
         for name in options.streams:
             for seed in range(options.first_seed, options.first_seed + options.seeds):
-                runs += _run(name, seed, options.heads, options.limit)
+                runs += _run(name, seed, options)
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -89,15 +92,15 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     return 0
 
 
-def _run(name: str, seed: int, keys: Sequence[str], limit: int | None) -> list[StreamRun]:
+def _run(name: str, seed: int, options: argparse.Namespace) -> list[StreamRun]:
     found: list[StreamRun] = []
     with tempfile.TemporaryDirectory(prefix="edge-pslora-base-") as base:
-        stream = STREAMS[name].load(seed, Path(base), limit)
+        stream = STREAMS[name].load(seed, Path(base), options.limit)
         sizes = ", ".join(f"{t.name} {len(t.train.targets)}" for t in stream.tasks)
         print(f"{stream.name}, seed {seed}: {sizes}", flush=True)
-        if FROZEN in keys:
+        if FROZEN in options.heads:
             found += frozen_runs(stream, seed)
-        for method in head_methods(STREAMS[name], keys):
+        for method in head_methods(STREAMS[name], options.heads, options.batch_size):
             found.append(run_stream(stream, method, seed))
             print(f"  {method.name}: {summary(found[-1])}", flush=True)
     return [replace(run, method=f"{name}: {run.method}") for run in found]
@@ -110,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", nargs="+", choices=keys, default=keys)
     parser.add_argument("--seeds", type=count(1), default=1, help="how many seeds")
     parser.add_argument("--first-seed", type=count(0), default=0, metavar="N")
-    parser.add_argument("--limit", type=count(1), metavar="N", help="smoke run: N samples a part")
+    parser.add_argument("--limit", type=count(1), metavar="N", help="at most N samples a part")
+    parser.add_argument(
+        "--batch-size", type=count(1), default=TrainConfig().batch_size, metavar="N"
+    )
     parser.add_argument(
         "--name", default="heads", help="of the file in benchmarks/out, without .json"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from edge_pslora.core.ridge_path import (
     ridge_path,
 )
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.head import Head, sample_weights, target_matrix
+from edge_pslora.training.head import CLASS_SLACK, Head, sample_weights, target_matrix
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class Session:
 Choose = Callable[[RidgePath, Session], float]
 
 
-def _errors_of_all(path: RidgePath, s: Session) -> float:
-    return leave_one_out(path, s.features, s.columns, s.weights).best
+def _squares(slack: float, *, session_only: bool = False) -> Choose:
+    def choose(path: RidgePath, s: Session) -> float:
+        found = leave_one_out(path, s.features, s.columns, s.weights)
+        if session_only:
+            found = replace(found, old=(0.0,) * len(found.old))
+        return found.best(slack)
 
-
-def _errors_of_session(path: RidgePath, s: Session) -> float:
-    found = leave_one_out(path, s.features, s.columns, s.weights)
-    return found.ridges[found.session.index(min(found.session))]
+    return choose
 
 
 def _wrong_answers(path: RidgePath, s: Session) -> float:
@@ -67,17 +68,15 @@ def _fixed(ridge: float) -> Choose:
     return lambda path, s: ridge
 
 
+BALANCED = HeadConfig(class_balance="session")
 CHOICES: dict[str, tuple[Choose, HeadConfig]] = {
-    "ridge 0.01": (_fixed(1e-2), HeadConfig()),
-    "squared errors, session and old": (_errors_of_all, HeadConfig()),
-    "squared errors, session only": (_errors_of_session, HeadConfig()),
-    "wrong answers, session only": (_wrong_answers, HeadConfig()),
-    "ridge 0.01, balanced": (_fixed(1e-2), HeadConfig(class_balance="session")),
-    "squared errors, session and old, balanced": (
-        _errors_of_all,
-        HeadConfig(class_balance="session"),
-    ),
-    **{f"ridge {r:g}": (_fixed(r), HeadConfig()) for r in (1e-4, 1e-3, 1e-1)},
+    "least squared error": (_squares(0.0), HeadConfig()),
+    "within 5 % (the product's)": (_squares(CLASS_SLACK), HeadConfig()),
+    "within 5 %, balanced": (_squares(CLASS_SLACK), BALANCED),
+    "within 5 %, session only": (_squares(CLASS_SLACK, session_only=True), HeadConfig()),
+    "fewest wrong answers, session only": (_wrong_answers, HeadConfig()),
+    **{f"ridge {r:g}": (_fixed(r), HeadConfig()) for r in (1e-3, 1e-2, 1e-1)},
+    "ridge 0.01, balanced": (_fixed(1e-2), BALANCED),
 }
 
 

@@ -56,11 +56,11 @@ class LeaveOneOut:
     session: tuple[float, ...]
     old: tuple[float, ...]
 
-    @property
-    def best(self) -> float:
-        """The ridge with the least error over all samples; ties: the smaller ridge."""
+    def best(self, slack: float = 0.0) -> float:
+        """The smallest ridge whose error over all samples is within 1 + slack of the least."""
         errors = [s + o for s, o in zip(self.session, self.old, strict=True)]
-        return self.ridges[errors.index(min(errors))]
+        enough = (1 + slack) * min(errors)
+        return next(r for r, e in zip(self.ridges, errors, strict=True) if e <= enough)
 
 
 def ridge_path(statistics: HeadStatistics) -> RidgePath:

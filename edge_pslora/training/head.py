@@ -22,6 +22,9 @@ from edge_pslora.core.ridge_path import leave_one_out, ridge_path
 from edge_pslora.training.head_rows import RowPast
 
 VALUE_LABEL = ("value",)  # the one column of a regression head
+# Squared errors of 0/1 columns are flat in the ridge, and shrinking costs rare classes answers that
+# the squares do not see: the smallest ridge within a twentieth of the least error (docs/HEADS.md).
+CLASS_SLACK = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,8 @@ def _chosen_ridge(
     """By leave-one-out; statistics: with the session's samples, whose features [N, d] these are."""
     columns = _columns(head, targets)
     weights = sample_weights(columns, head, config)
-    return leave_one_out(ridge_path(statistics), features, columns, weights).best
+    found = leave_one_out(ridge_path(statistics), features, columns, weights)
+    return found.best(0.0 if head.task_type == "regression" else CLASS_SLACK)
 
 
 def _columns(head: Head, targets: torch.Tensor) -> torch.Tensor:

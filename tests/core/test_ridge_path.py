@@ -17,7 +17,13 @@ from edge_pslora.core.analytic_head import (
     mean_square,
     solve_head,
 )
-from edge_pslora.core.ridge_path import RIDGES, leave_one_out, left_out_scores, ridge_path
+from edge_pslora.core.ridge_path import (
+    RIDGES,
+    LeaveOneOut,
+    leave_one_out,
+    left_out_scores,
+    ridge_path,
+)
 
 LABELS = ("a", "b", "c")
 
@@ -93,7 +99,12 @@ def test_without_earlier_samples_only_the_session_counts():
     statistics, features, targets, weights = _total(0, 20, 6, 3, True)
     found = leave_one_out(ridge_path(statistics), features, targets, weights)
     assert found.old == (0.0,) * len(RIDGES)
-    assert found.best == RIDGES[found.session.index(min(found.session))]
+    assert found.best() == RIDGES[found.session.index(min(found.session))]
+
+
+def test_with_slack_the_smallest_ridge_that_is_nearly_as_good_is_taken():
+    found = LeaveOneOut((0.01, 0.1, 1.0, 10.0), (9.0, 4.1, 4.0, 4.0), (2.0, 1.0, 1.0, 3.0))
+    assert [found.best(slack) for slack in (0.0, 0.01, 0.03, 1.3)] == [1.0, 1.0, 0.1, 0.01]
 
 
 def _noisy(n: int, d: int, seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +116,7 @@ def _noisy(n: int, d: int, seed: int, noise: float) -> tuple[torch.Tensor, torch
 
 def test_noise_asks_for_more_ridge_and_few_new_samples_do_not_overrule_many_old_ones():
     def best(statistics: HeadStatistics, x: torch.Tensor, y: torch.Tensor) -> float:
-        return leave_one_out(ridge_path(add_samples(statistics, x, y)), x, y).best
+        return leave_one_out(ridge_path(add_samples(statistics, x, y)), x, y).best()
 
     empty = empty_statistics(30, ("value",))
     clean, noisy = _noisy(60, 30, 1, 0.01), _noisy(60, 30, 2, 20.0)
@@ -115,7 +126,7 @@ def test_noise_asks_for_more_ridge_and_few_new_samples_do_not_overrule_many_old_
     old = add_samples(empty, *_noisy(200, 30, 3, 0.01))
     few = _noisy(6, 30, 4, 1.0)
     found = leave_one_out(ridge_path(add_samples(old, *few)), *few)
-    assert found.best <= 1e-2
+    assert found.best() <= 1e-2
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
@@ -152,4 +163,4 @@ def test_float32_features_of_one_label_have_a_ridge():
     features = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     columns = F.one_hot(torch.zeros(5, dtype=torch.int64), 1)
     statistics = add_samples(empty_statistics(4, ("a",)), features, columns)
-    assert leave_one_out(ridge_path(statistics), features, columns).best in RIDGES
+    assert leave_one_out(ridge_path(statistics), features, columns).best() in RIDGES
