@@ -6,7 +6,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
-.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-history bench-core bench-heads clean
+.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
+.PHONY: bench-heads clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -45,6 +46,11 @@ bench-text: $(VENV)/.minilm
 
 bench-heart: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.heart $(BENCH)
+
+# Every stream from the command line, one `adapt` a session (docs/STREAMS.md); or some:
+# make bench-streams BENCH='pacs heart'
+bench-streams: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.streams $(BENCH)
 
 # Forms of the history at equal bytes, on updates of real training.
 bench-history: $(VENV)/.minilm

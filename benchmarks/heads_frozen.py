@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -30,8 +32,9 @@ from edge_pslora.core.ridge_path import (
     left_out_scores,
     ridge_path,
 )
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.head import CLASS_SLACK, Head, sample_weights, target_matrix
+from edge_pslora.training.head import CLASS_SLACK, Head, sample_weights
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def frozen_runs(stream: Stream, seed: int) -> list[StreamRun]:
         for task, (features, _) in zip(stream.tasks, parts, strict=True):
             labels = tuple(sorted(set(task.train.targets.astype(str).tolist())))
             statistics = with_labels(statistics, labels)
-            targets = target_matrix(task.train.targets, statistics.labels, "classification")
+            targets = TASKS["classification"].encode(task.train.targets, statistics.labels)
             columns = F.one_hot(targets, len(statistics.labels))
             weights = sample_weights(columns, _head(statistics), config)
             statistics = add_samples(statistics, features, columns, weights)
@@ -122,8 +125,8 @@ def _accuracy(
     features: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    targets: object,
+    targets: npt.NDArray[np.str_],
     labels: tuple[str, ...],
 ) -> float:
-    wanted = target_matrix(targets, labels, "classification")  # type: ignore[arg-type]
+    wanted = TASKS["classification"].encode(targets, labels)
     return float(((features @ weight.T + bias).argmax(1) == wanted).double().mean())

@@ -19,7 +19,7 @@ from edge_pslora.core.metrics import (
 )
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.training.classifier import Classifier, linear_head
+from edge_pslora.training.classifier import with_head
 from edge_pslora.training.features import run_batches
 from edge_pslora.training.head import Head
 from edge_pslora.training.memory import Memory, first_memory
@@ -71,11 +71,11 @@ def run_stream(
     if method.joint:
         sessions = [("joint", stream.joint)]
     targets = find_targets(model.backbone.model, config.lora.target_modules)
-    memory = first_memory(model, targets, config, sessions[0][1].targets)
-    if memory.head.task_type == "regression":
+    if sessions[0][1].targets.dtype.kind == "f":
         raise UsageError(
             stream.name, expected="labels", found="values", remedy="use another benchmark"
         )
+    memory = first_memory(model, targets, config, "classification", sessions[0][1].targets)
     matrix: list[tuple[float, ...]] = []
     seconds = 0.0
     for name, data in sessions:
@@ -89,8 +89,7 @@ def run_stream(
 
 def accuracy(model: LoadedModel, head: Head, data: SessionData) -> float:
     """Share of samples whose label comes first among all that the head knows."""
-    linear = linear_head(head.weight, head.bias)
-    classifier = Classifier(model.backbone, linear, head.normalize).eval()
+    classifier = with_head(model.backbone, head).eval()
     best = run_batches(classifier, data.inputs, EVAL_BATCH).argmax(dim=1).numpy()
     return float(np.mean(np.array(head.labels, dtype=np.str_)[best] == data.targets))
 

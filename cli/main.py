@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.cli import adapt, demo, inspect, moves
+from edge_pslora.cli import adapt, demo, inspect, inspect_inputs, moves
 from edge_pslora.cli.output import print_json, printable
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
@@ -35,6 +35,7 @@ app = typer.Typer(
 _LEARN, _LOOK, _MOVE = "Learn", "Look", "Move"
 app.command(rich_help_panel=_LEARN)(demo.demo)
 app.command(rich_help_panel=_LEARN)(adapt.adapt)
+app.command(rich_help_panel=_LOOK)(inspect_inputs.inspect)
 app.command("eval", rich_help_panel=_LOOK)(inspect.evaluate)
 app.command(rich_help_panel=_LOOK)(inspect.status)
 app.command(rich_help_panel=_LOOK)(inspect.report)
@@ -146,3 +147,7 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> int:
 
 def _facts(name: str, code: int, message: str) -> dict[str, str | int]:
     return {"error": name, "exit_code": code, "message": message}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,7 +19,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="SRC",
-        help="Needed the first time: a Hugging Face folder, package.module:factory, or auto.",
+        help="Needed the first time: a Hugging Face folder, package.module:factory, a .pt2 file of "
+        "torch.export (one float input, a batch of any size), or auto.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -27,6 +28,16 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="Safetensors file for package.module:factory.", rich_help_panel=MODEL
+    ),
+]
+AdapterFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="PEFT LoRA folder for SRC that counts as a past session: merged, remembered, not "
+        "forgotten. Only the first time; repeatable, oldest first.",
+        rich_help_panel=MODEL,
     ),
 ]
 Target = Annotated[

@@ -77,3 +77,6 @@ class RichProgress:
         done = next(t.completed for t in self._bars.tasks if t.id == self._task)
         self._bars.update(self._task, total=max(done, 1), completed=max(done, 1), note="")
         self._task = None
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, markup=False, highlight=False)

@@ -7,26 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
-from edge_pslora.exporters.run import open_onnx
+from edge_pslora.exporters.parity import agree
+from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.models.load import load_model
-from edge_pslora.models.types import EncodedInputs, LoadedModel
-from edge_pslora.pipeline.judging import onnx_logits, sample_scores, score
+from edge_pslora.models.types import GivenModule
+from edge_pslora.pipeline.judging import BATCH, Held, judged
 from edge_pslora.pipeline.memory_files import load_memory, load_merged
 from edge_pslora.pipeline.opening import require_same_kind, source_from_dict
-from edge_pslora.training.classifier import Classifier, linear_head
-from edge_pslora.training.features import run_batches
-from edge_pslora.training.head import Head
+from edge_pslora.tasks import TASKS, Task
+from edge_pslora.training.batches import sorted_batches
+from edge_pslora.training.classifier import Classifier, with_head
 from edge_pslora.workspace import layout
-from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """accuracy: a fraction, or R^2 where metric is "r2"; per_label: label -> its accuracy.
+    """accuracy: the figure that `metric` names, 1 is perfect; figures: all of the kind of task by name;
+    per_label: label -> its share of the headline figure.
 
     unknown_labels: labels in the data that the generation does not know; they count as wrong.
     agreement: share of samples where torch and onnxruntime answer alike; None if not compared.
@@ -38,6 +40,7 @@ class EvalResult:
     accuracy: float
     samples: int
     per_label: dict[str, float]
+    figures: dict[str, float]
     unknown_labels: tuple[str, ...] = ()
     rejected: int = 0
     agreement: float | None = None
@@ -54,12 +57,14 @@ def evaluate(
     generation: int | None = None,
     read: ReadOptions | None = None,
     compare_torch: bool = False,
+    model: GivenModule | None = None,
 ) -> EvalResult:
     """The score of a generation on `data`, or on its test part where it has one.
 
     Args:
         generation: a number; None: the one that serves.
         compare_torch: also run the torch model on every sample.
+        model: the module of a workspace whose model was handed over from Python.
 
     Raises:
         EdgePsloraError: nothing is published, or the data does not fit.
@@ -72,21 +77,24 @@ def evaluate(
     source = source_from_dict(opened.header.source)
     require_same_kind(opened, source, dataset)
     samples = dataset.test if dataset.test is not None else dataset.train
-    model = load_model(source, opened.base)
-    inputs = model.encoder.encode(samples)
+    loaded = load_model(source, opened.base, model)
+    held = Held(loaded.encoder.encode(samples), samples.targets)
     head = load_memory(chosen).head
-    logits = onnx_logits(open_onnx(chosen.file(layout.ONNX)), inputs)
-    scores = sample_scores(logits, samples.targets, head)
+    task = TASKS[head.task_type]
+    runner = open_onnx(chosen.file(layout.ONNX))
+    found = judged(runner, held, head)[0]
     agreement = error = None
     if compare_torch:
-        agreement, error = _compare(model, chosen, head, inputs, logits)
+        load_merged(loaded, chosen)
+        agreement, error = _compare(with_head(loaded.backbone, head).eval(), runner, held, task)
     return EvalResult(
         chosen.number,
-        "r2" if head.task_type == "regression" else "accuracy",
-        score(scores, samples.targets, head),
+        task.metric,
+        found.accuracy,
         len(samples),
-        _per_label(scores, samples.targets, head),
-        _unknown(samples.targets, head),
+        task.per_label(found.measures, samples.targets, head.labels),
+        found.figures,
+        tuple(sorted(task.labels_in(samples.targets) - set(head.labels))),
         len(dataset.rejected),
         agreement,
         error,
@@ -94,28 +102,15 @@ def evaluate(
 
 
 def _compare(
-    model: LoadedModel, generation: Generation, head: Head, inputs: EncodedInputs, logits: Any
+    classifier: Classifier, runner: OnnxRunner, held: Held, task: Task
 ) -> tuple[float, float]:
-    load_merged(model, generation)
-    linear = linear_head(head.weight, head.bias)
-    classifier = Classifier(model.backbone, linear, head.normalize).eval()
-    expected = run_batches(classifier, inputs, 32).numpy()
-    error = float(np.abs(expected - logits).max())
-    if head.task_type == "regression":
-        return float(np.isclose(expected, logits, rtol=1e-4).mean()), error
-    return float(np.mean(expected.argmax(axis=1) == logits.argmax(axis=1))), error
-
-
-def _per_label(scores: list[float], targets: Any, head: Head) -> dict[str, float]:
-    if head.task_type == "regression":
-        return {}
-    names = targets.astype(np.str_)
-    return {
-        str(label): float(np.mean(np.array(scores)[names == label])) for label in np.unique(names)
-    }
-
-
-def _unknown(targets: Any, head: Head) -> tuple[str, ...]:
-    if head.task_type == "regression":
-        return ()
-    return tuple(str(x) for x in np.unique(targets.astype(np.str_)) if str(x) not in head.labels)
+    """(share of samples with the same answer, largest difference of an output)."""
+    same, error = 0, 0.0
+    for batch in sorted_batches(held.inputs.lengths(), BATCH):
+        inputs = held.inputs.batch(batch)
+        with torch.inference_mode():
+            expected = classifier(**inputs).numpy()
+        found = runner.run({name: tensor.numpy() for name, tensor in inputs.items()})
+        same += int(agree(expected, found, task.predict).sum())
+        error = max(error, float(np.abs(expected - found).max(initial=0.0)))
+    return same / max(len(held.targets), 1), error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.workspace.adapter_folder import Adapter, LoraModule, check_fits
+from edge_pslora.workspace.adapter_layouts import with_layouts
 from edge_pslora.workspace.adapter_names import rename_between
 from edge_pslora.workspace.tensor_header import FLOATS, TensorSpec
 from edge_pslora.workspace.tensors import TensorFile
@@ -41,7 +42,8 @@ def make_plan(adapters: Sequence[Adapter], source: TensorFile, files: Sequence[T
     plan = Plan(dict(source.header.specs), {}, {}, {})
     for index, adapter in enumerate(adapters):
         rename = rename_between(adapter, source.header, str(source.path))
-        for module in adapter.modules:
+        shapes = {m.path: source.header.specs[rename(m.tensor)].shape for m in adapter.modules}
+        for module in with_layouts(adapter, shapes):
             if module.packed and _is_absent(files[index], module):
                 continue
             name = rename(module.tensor)

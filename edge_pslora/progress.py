@@ -20,6 +20,10 @@ class Progress(Protocol):
         """The stage is over, whether or not all its units were done."""
         ...
 
+    def say(self, line: str) -> None:
+        """What a person should know before it goes on, between two stages."""
+        ...
+
 
 class SilentProgress:
     """Says nothing."""
@@ -31,4 +35,7 @@ class SilentProgress:
         return
 
     def finish(self) -> None:
+        return
+
+    def say(self, line: str) -> None:
         return

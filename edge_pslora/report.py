@@ -80,7 +80,7 @@ class FileFacts:
 class ReportContext:
     """Everything the page shows. Accuracies are fractions; None where there is no number.
 
-    metric: what "accuracy" means here: "accuracy", or another score such as "R2".
+    metric: what "accuracy" means here: "accuracy", "token accuracy", or a score such as "R2" or "F1".
     retention: accuracy on the anchor samples after, relative to before.
     stages: (name, seconds) in order. settings: option -> value, as used.
     rejected: (where, reason) of rows that could not be read.
@@ -150,7 +150,7 @@ def render_report(context: ReportContext) -> str:
 def _score(value: float | None, metric: str) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if metric.endswith("accuracy") else f"{value:.3f}"
 
 
 def _matrix(sessions: Sequence[SessionFacts], metric: str) -> dict[str, Any] | None:
@@ -186,7 +186,7 @@ def _matrix(sessions: Sequence[SessionFacts], metric: str) -> dict[str, Any] | N
 
 
 def _change(change: float, metric: str) -> str:
-    text = f"{100 * change:+.1f}" if metric == "accuracy" else f"{change:+.3f}"
+    text = f"{100 * change:+.1f}" if metric.endswith("accuracy") else f"{change:+.3f}"
     return text.replace("-", "−")
 
 

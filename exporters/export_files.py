@@ -81,7 +81,7 @@ def write_head(chosen: Generation, staged: Path) -> None:
         names = [name for name in file.names if name in ("weight", "bias")]
         tensors = {name: file.read(name, finite=True) for name in names}
         metadata = file.header.metadata
-    if tensors:
+    if tensors and tensors["weight"].size:  # a language model has none
         write_tensors(staged / layout.HEAD, tensors, {**metadata, "format": "pt"})
 
 

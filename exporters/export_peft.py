@@ -1,5 +1,6 @@
-"""A generation as one PEFT adapter for the base. The first is its own adapter; a later one is made
-from merged - base, because its session's adapter was trained on top of the merged past."""
+"""A generation as one PEFT adapter for the base. The first is its own adapter; a later one, or one
+that began with imported adapters, is made from merged - base, because its session's adapter was
+trained on top of the merged past."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from edge_pslora.exporters.lora_factors import (
     LayerKind,
     LoraFactors,
     factors_from_matrices,
+    transposes,
 )
 from edge_pslora.exporters.low_rank import truncate
 from edge_pslora.exporters.model_card import ModelCard
@@ -32,7 +34,7 @@ def export_peft(
 ) -> Mapping[str, Any]:
     """Fill `staged` with the adapter and the head; gives max_relative_error and left_out."""
     files.write_head(chosen, staged)
-    own = chosen.manifest.parent is None
+    own = chosen.manifest.parent is None and not chosen.manifest.metrics.get("imported")
     if own:
         prefix = f"{layout.ADAPTER}/"
         for name in chosen.manifest.files:
@@ -60,7 +62,7 @@ def export_peft(
 
 
 def _factors(delta: Array, kind: LayerKind, rank: int) -> tuple[LoraFactors, float]:
-    matrix = delta.T if kind == "embedding" else delta.reshape(len(delta), -1)
+    matrix = delta.T if transposes(kind) else delta.reshape(len(delta), -1)
     low = truncate(matrix, rank)
     return factors_from_matrices(kind, low.A, low.B, 1.0, delta.shape), low.error
 

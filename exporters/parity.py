@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,14 @@ from torch import nn
 from edge_pslora.errors import UsageError
 from edge_pslora.exporters.run import open_onnx
 
-# One column (regression) has no argmax: rows agree when they differ by at most this, relatively.
+# Values (regression) are no decisions: rows agree when they differ by at most this, relatively.
 _SAME_VALUE = 1e-4
+
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+def _first_is_best(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(logits.argmax(axis=1))
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Parity:
 
     max_abs_error: of any logit; infinite when a value is not finite. max_rel_error: the same,
     divided by the largest absolute logit of its batch. agreement: fraction of rows with the same
-    prediction (one column: values equal to 1e-4). batch_sizes: rows of each batch.
+    prediction (without decisions: values equal to 1e-4). batch_sizes: rows of each batch.
     """
 
     max_abs_error: float
@@ -40,6 +46,7 @@ def check_parity(
     batches: Sequence[Mapping[str, torch.Tensor]],
     *,
     threads: int | None = None,
+    predict: Predict | None = _first_is_best,
 ) -> Parity:
     """Run both on every batch.
 
@@ -47,6 +54,7 @@ def check_parity(
         classifier: in eval mode, called with a batch as keyword inputs.
         batches: at least one; use two sizes (and lengths), since exports fail in some shapes only.
         threads: of onnxruntime; None leaves it to choose.
+        predict: outputs -> decisions [N, ...]; None compares the outputs, which are values.
 
     Raises:
         ModelError: the file cannot be loaded or run.
@@ -63,11 +71,14 @@ def check_parity(
             expected = classifier(**batch).cpu().numpy()
         arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
         pairs.append((expected, runner.run(arrays)))
-    return compare(pairs)
+    return compare(pairs, predict)
 
 
-def compare(pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> Parity:
-    """Parity of (expected, found) logits, each [N, C]; both of equal shape in a pair."""
+def compare(
+    pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
+    predict: Predict | None = _first_is_best,
+) -> Parity:
+    """Parity of (expected, found) outputs, each [N, ...]; both of equal shape in a pair."""
     abs_errors, rel_errors, agreeing = [0.0], [0.0], 0
     for expected, found in pairs:
         if expected.shape != found.shape or not (
@@ -80,15 +91,18 @@ def compare(pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> Parit
         abs_errors.append(float(error.max(initial=0.0)))
         scale = float(np.abs(expected).max(initial=0.0))
         rel_errors.append(abs_errors[-1] / scale if scale > 0 else abs_errors[-1])
-        agreeing += int(_agree(expected, found, error).sum())
+        agreeing += int(agree(expected, found, predict).sum())
     sizes = tuple(len(expected) for expected, _ in pairs)
     return Parity(max(abs_errors), max(rel_errors), agreeing / max(sum(sizes), 1), sizes)
 
 
-def _agree(
-    expected: npt.NDArray[Any], found: npt.NDArray[Any], error: npt.NDArray[np.float64]
+def agree(
+    expected: npt.NDArray[Any], found: npt.NDArray[Any], predict: Predict | None
 ) -> npt.NDArray[np.bool_]:
-    if expected.shape[1] == 1:
-        limit = _SAME_VALUE * np.maximum(np.abs(expected[:, 0]), 1.0)
-        return np.asarray(error[:, 0] <= limit)
-    return np.asarray(expected.argmax(axis=1) == found.argmax(axis=1))
+    """bool [N]: the same decisions, or without decisions values equal to 1e-4."""
+    if predict is None:
+        limit = _SAME_VALUE * np.maximum(np.abs(expected), 1.0)
+        same = np.abs(expected - found) <= limit
+    else:
+        same = predict(expected) == predict(found)
+    return np.asarray(same.reshape(len(expected), -1).all(axis=1))

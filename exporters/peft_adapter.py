@@ -4,8 +4,12 @@ PEFT's conventions (its LoRA documentation, tried with 0.21): keys start with ba
 packed attention carries two pairs, its own for in_proj and one for out_proj under .base_layer; the
 first pattern that matches the end of a path sets its rank and alpha.
 
-PEFT up to 0.21 applies an adapter of MultiheadAttention's out_proj twice (its pull request 3774):
-the files say what PEFT documents, so such an adapter is right here and wrong there until then.
+The flag fan_in_fan_out stands for all layers; which ones are transformers' Conv1D, whose weights are
+[in, out], is said by `transposed` of the sidecar: a merge of files needs it where in = out.
+
+PEFT up to 0.21 applies an adapter of MultiheadAttention's out_proj twice (its pull request 3774), and
+runs that of a convolution without its dilation and padding mode, though its merge_and_unload has
+them: the files say what PEFT documents, so such an adapter is right here and wrong there until then.
 """
 
 from __future__ import annotations
@@ -29,10 +33,17 @@ from edge_pslora.exporters.peft_format import (
     stored_layers,
 )
 from edge_pslora.workspace import durable, strict_json
-from edge_pslora.workspace.adapter_folder import CONFIG, PREFIX, WEIGHTS, Adapter, read_adapter
+from edge_pslora.workspace.adapter_folder import (
+    CONFIG,
+    PREFIX,
+    SIDECAR,
+    TRANSPOSED,
+    WEIGHTS,
+    Adapter,
+    LoraModule,
+    read_adapter,
+)
 from edge_pslora.workspace.tensors import open_tensors, write_tensors
-
-SIDECAR = "pslora_config.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ def write_peft_adapter(
         layers: module path inside the model -> its factors; at least one.
         config: the common values.
         sidecar: JSON values for pslora_config.json (unknown keys in adapter_config.json break
-            old PEFT).
+            old PEFT); `transposed` is added where a layer is a transposed_linear.
         card: goes to README.md.
 
     Raises:
@@ -81,6 +92,9 @@ def write_peft_adapter(
     paths = [folder / WEIGHTS, folder / CONFIG]
     write_tensors(paths[0], tensors, {"format": "pt"}, finite=True)
     durable.write_bytes(paths[1], _config_bytes(stored, config))
+    transposed = sorted(p for p, layer in layers.items() if layer.kind == "transposed_linear")
+    if transposed:
+        sidecar = {**(sidecar or {}), TRANSPOSED: transposed}
     if sidecar is not None:
         paths.append(folder / SIDECAR)
         durable.write_bytes(paths[-1], strict_json.canonical(dict(sidecar)))
@@ -91,6 +105,9 @@ def write_peft_adapter(
 
 def read_peft_adapter(folder: Path) -> PeftAdapter:
     """Read a LoRA folder written here or by PEFT, in float32.
+
+    Without a sidecar only the model knows which layers are transposed; the kinds then follow the
+    flag fan_in_fan_out, which PEFT leaves as its last Linear or Conv1D layer wants it.
 
     Raises:
         AdapterError: not plain LoRA, damaged, or not finite.
@@ -103,10 +120,6 @@ def read_peft_adapter(folder: Path) -> PeftAdapter:
     layers = {}
     with open_tensors(checked.weights, error=AdapterError) as file:
         for module in checked.modules:
-            if module.fan_in_fan_out:
-                raise _bad(
-                    str(folder), "fan_in_fan_out false", "true", "convert the model's Conv1D layers"
-                )
             A = file.read(module.a_key, finite=True).astype(np.float32)
             B = file.read(module.b_key, finite=True).astype(np.float32)
             path, kind = kinds[module.path]
@@ -140,9 +153,22 @@ def _kinds(adapter: Adapter) -> dict[str, tuple[str, LayerKind]]:
         elif path in attentions:
             kinds[path] = path, "mha_in_proj"
         else:
-            kernel = len(adapter.header.specs[module.a_key].shape) == 4
-            kinds[path] = path, "conv2d" if kernel else "linear"
+            kinds[path] = path, _plain_kind(adapter, module)
     return kinds
+
+
+def _plain_kind(adapter: Adapter, module: LoraModule) -> LayerKind:
+    dimensions = len(adapter.header.specs[module.a_key].shape)
+    if dimensions == 2:
+        return "transposed_linear" if module.fan_in_fan_out else "linear"
+    if dimensions > 4:
+        raise _bad(
+            f"{adapter.weights}, {module.path}",
+            "convolutions of one or two dimensions",
+            f"one of {dimensions - 2}",
+            "leave this layer out",
+        )
+    return "conv1d" if dimensions == 3 else "conv2d"
 
 
 def _config_bytes(stored: Mapping[str, LoraFactors], config: AdapterConfig) -> bytes:

@@ -99,12 +99,23 @@ def config_json(stored: Mapping[str, LoraFactors], config: AdapterConfig) -> dic
         "lora_alpha": _whole(config.alpha),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": _fan_in_fan_out(targets),
         "use_rslora": config.use_rslora,
         "target_modules": sorted(targets),
         "rank_pattern": {} if same_rank else ranks,
         "alpha_pattern": {} if same_alpha else {p: _whole(a) for p, a in alphas.items()},
     }
+
+
+def _fan_in_fan_out(targets: Mapping[str, LoraFactors]) -> bool:
+    """What the one flag for all layers says: true where one of them is transformers' Conv1D.
+
+    PEFT looks at each layer, corrects the flag for the next ones and warns (tried with 0.21): it
+    computes the right thing in any case, and says nothing where no Linear is among them.
+    """
+    kinds = {layer.kind for layer in targets.values()}
+    # under a true flag PEFT refuses to adapt a MultiheadAttention
+    return "transposed_linear" in kinds and not any(kind.startswith("mha") for kind in kinds)
 
 
 def _whole(value: float) -> int | float:

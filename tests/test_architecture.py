@@ -19,7 +19,7 @@ PACKAGES = {
     "cli": "edge_pslora.cli",
 }
 GROUND = {"errors", "config", "version", "progress", "units"}
-LEAVES = GROUND | {"core", "data", "models"}
+LEAVES = GROUND | {"core", "data", "models", "tasks"}
 PARTS = LEAVES | {"training", "exporters", "workspace", "report"}
 
 # part -> the other parts that it may import; whatever is not listed here does not exist
@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"config", "errors"},
     "data": GROUND,
     "workspace": GROUND | {"core"},
-    "models": GROUND | {"core", "data"},
+    "tasks": GROUND | {"data"},
+    "models": GROUND | {"core", "data", "tasks"},
     "training": LEAVES,
     "exporters": LEAVES | {"workspace"},
     "merge_plan": GROUND | {"workspace"},
@@ -42,13 +43,15 @@ ALLOWED: dict[str, set[str]] = {
     "merge_files": GROUND | {"workspace", "merge_plan", "merge_tiles"},
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
+    "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "demo", "merge_files"},
+    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
     "core": {"torch", "numpy"},
     "data": {"numpy", "PIL"},
+    "tasks": {"numpy", "torch"},
     "workspace": {"numpy", "ml_dtypes"},
     "config": set(),
     "errors": set(),
@@ -62,6 +65,7 @@ TORCH_FREE = [
     "edge_pslora.exporters.run",
     "edge_pslora.exporters.export",
     "edge_pslora.data.read",
+    "edge_pslora.inspection.source",
     "edge_pslora.core.merge",
     "edge_pslora.core.gate",
     "edge_pslora.report",

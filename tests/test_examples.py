@@ -60,6 +60,13 @@ def test_own_module_and_then_run_on_a_device(tmp_path):
     assert _number(lines[-1]) > 0.9
 
 
+def test_own_module_from_python(tmp_path):
+    lines = _run("own_module_from_python.py", tmp_path)
+    assert _number(next(line for line in lines if line.startswith("generation 2"))) > 0.9
+    assert "as it was: True" in lines[-1]
+    assert (tmp_path / "workspace" / "generations" / "000002" / "model.onnx").is_file()
+
+
 def test_the_device_script_needs_onnxruntime_and_numpy_only():
     source = (EXAMPLES / "run_on_device.py").read_text(encoding="utf-8")
     imported = {

@@ -66,9 +66,12 @@ def test_public_methods_are_documented():
 
 def test_arguments_that_callers_rely_on():
     assert _signature("adapt") == [
-        "data", "model", "weights", "workspace", "task", "config", "read", "model_options", "progress",
+        "data", "model", "weights", "adapters", "workspace", "task", "config", "read",
+        "model_options", "progress",
     ]  # fmt: skip
-    assert _signature("evaluate") == ["workspace", "data", "generation", "read", "compare_torch"]
+    assert _signature("evaluate") == [
+        "workspace", "data", "generation", "read", "compare_torch", "model",
+    ]  # fmt: skip
     assert _signature("merge") == ["adapters", "base", "out", "rule"]
 
 

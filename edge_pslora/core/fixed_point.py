@@ -49,6 +49,8 @@ def unpack(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The float32 factors left [out, k], right [k, in] that `packed` stands for; exact, every time."""
     k = planes[0]
+    if k == 0:  # an empty array read from a file has a stride that no view takes
+        return torch.zeros(shape[0], 0), torch.zeros(0, shape[1])
     scales = packed[: k * SCALE_BYTES].clone().view(torch.float32).reshape(2, k)
     position = k * SCALE_BYTES
     sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])

@@ -24,6 +24,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Not EPS or PDF, for which Pillow starts other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# How files of these formats begin (their specifications; "P1" to "P6" are the PPM family).
+_SIGNATURES = (
+    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF87a", b"GIF89a", b"RIFF"),
+    *(b"II*\0", b"MM\0*", *(b"P%d" % number for number in range(1, 7))),
+)
 _MAX_DEPTH = 16
 _LITTER = frozenset(("thumbs.db", "desktop.ini"))
 
@@ -114,13 +119,18 @@ def _decode(stream: BinaryIO, pixels_max: int) -> str | None:
 
 
 def image_problem(path: Path, options: ReadOptions) -> str | None:
-    """Why the image at `path` cannot be used, or None. It is decoded once in full."""
+    """Why the image at `path` cannot be used, or None. It is decoded once in full.
+
+    Without options.decode only its first bytes are looked at.
+    """
     try:
         with open_input(path) as stream, warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes that are checked here anyway.
             warnings.simplefilter("ignore")
             if os.fstat(stream.fileno()).st_size > options.max_bytes:
                 return "a file too large"
+            if not options.decode:
+                return None if stream.read(16).startswith(_SIGNATURES) else "not an image"
             return _decode(stream, options.image_pixels_max)
     except DataError as error:
         return error.found

@@ -27,6 +27,8 @@ class ReadOptions:
     image_pixels_max: largest width * height that is decoded.
     min_classes: fewest distinct labels of a classification set.
     max_bytes: most bytes that one decoded file may fill in memory.
+    decode: False looks only at the first bytes of pictures and recordings and makes no digest, to
+        describe a folder quickly; what is trained on must have been decoded.
     """
 
     label_column: str | None = None
@@ -37,6 +39,7 @@ class ReadOptions:
     image_pixels_max: int = 25_000_000
     min_classes: int = 1
     max_bytes: int = 1 << 30
+    decode: bool = True
 
     def __post_init__(self) -> None:
         _require(

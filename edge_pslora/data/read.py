@@ -42,7 +42,7 @@ def read_dataset(path: Path, options: ReadOptions | None = None) -> Dataset:
         valid=valid,
         test=test,
         rejected=tuple(row for part in parts.values() for row in part.rejected),
-        digest=dataset_digest(train, valid, test),
+        digest=dataset_digest(train, valid, test) if options.decode else "",
     )
 
 

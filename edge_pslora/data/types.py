@@ -67,7 +67,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One DATA argument, read. valid and test are None where the data has no such part."""
+    """One DATA argument, read. valid and test are None where the data has no such part.
+
+    notes: what was understood, one sentence each.
+    """
 
     source: str
     train: Samples
@@ -75,3 +78,4 @@ class Dataset:
     test: Samples | None = None
     rejected: tuple[RejectedRow, ...] = field(default=())
     digest: str = ""  # sha256 over inputs and targets in order, hexadecimal
+    notes: tuple[str, ...] = ()

@@ -29,7 +29,8 @@ from edge_pslora.models.hash_tokens import HashTokenizer
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import Encoder, LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, freeze, load_into, read_weights, write_weights
+from edge_pslora.models.weights import freeze, load_into, read_weights, write_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 WHERE = "--model auto"
 DEFAULT_IMAGE_SIZE = 64

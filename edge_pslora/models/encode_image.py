@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,11 @@ import torch
 
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError, InputError
+from edge_pslora.models.image_settings import BILINEAR as BILINEAR
+from edge_pslora.models.image_settings import ImageSettings as ImageSettings
+from edge_pslora.models.image_settings import three as three
 
 INPUT_NAME = "pixel_values"
-BILINEAR = 2  # the number that Pillow and transformers give it
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """A picture becomes [3, size, size]: resized to `resize_to`, then cut to its centre.
-
-    keep_aspect: the shorter side becomes `resize_to`; else both sides do.
-    mean, std: of pixel values in [0, 1]; the model's input is (pixel / 255 - mean) / std.
-    """
-
-    size: int
-    resize_to: int
-    keep_aspect: bool = False
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    resample: int = BILINEAR
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ImageSettings:
-        return ImageSettings(
-            **{**values, "mean": three(values["mean"]), "std": three(values["std"])}
-        )
-
-
-def three(value: float | Sequence[float]) -> tuple[float, float, float]:
-    """One number for each of R, G, B. Raises ValueError: neither one number nor three."""
-    if isinstance(value, int | float):
-        return (float(value), float(value), float(value))
-    red, green, blue = (float(v) for v in value)
-    return (red, green, blue)
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,8 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import LoadedModel, ModelSource
 from edge_pslora.models.user_module import build_module
-from edge_pslora.models.weights import (
-    WEIGHTS_FILE,
-    float_dtype,
-    freeze,
-    load_into,
-    read_weights,
-    write_weights,
-)
+from edge_pslora.models.weights import float_dtype, freeze, load_into, read_weights, write_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 DEFAULT_IMAGE_SIZE = 96
 
@@ -41,6 +35,28 @@ def import_factory(
         ModelError: the module, the weights or their fit to the data.
     """
     where = f"--model {reference}"
+    require_no_tokenizer(samples, where)
+    model = build_module(reference)
+    if weights is not None:
+        load_into(model, read_weights(weights), f"--weights {weights}")
+        shutil.copyfile(weights, base_dir / WEIGHTS_FILE)
+    else:
+        write_weights(model, base_dir / WEIGHTS_FILE)
+    chosen = describe(model, where, samples, options, base_dir)
+    return ModelSource("factory", samples.modality, reference, chosen)
+
+
+def load_factory(source: ModelSource, base_dir: Path) -> LoadedModel:
+    """The module of an earlier session, rebuilt by its factory, with the weights of base_dir.
+
+    Raises:
+        ModelError: the factory is gone, or builds another network than it did.
+    """
+    return rebuild(build_module(source.reference), f"--model {source.reference}", source, base_dir)
+
+
+def require_no_tokenizer(samples: Samples, where: str) -> None:
+    """A module alone cannot take text."""
     if samples.modality == "text":
         raise ModelError(
             where,
@@ -48,12 +64,23 @@ def import_factory(
             found="text data",
             remedy="use --model FOLDER (Hugging Face) or --model auto for text",
         )
-    model = build_module(reference)
-    if weights is not None:
-        load_into(model, read_weights(weights), f"--weights {weights}")
-        shutil.copyfile(weights, base_dir / WEIGHTS_FILE)
-    else:
-        write_weights(model, base_dir / WEIGHTS_FILE)
+
+
+def describe(
+    model: nn.Module,
+    where: str,
+    samples: Samples,
+    options: ModelOptions,
+    base_dir: Path,
+    twin: nn.Module | None = None,
+) -> dict[str, Any]:
+    """ModelSource.options of a module whose weights are in base_dir, after a trial on two samples.
+
+    twin: another form of the module, which has to compute the same to the bit.
+
+    Raises:
+        ModelError: the module does not take the samples, or yields no features.
+    """
     chosen: dict[str, Any] = {"notes": []}
     if samples.modality == "image":
         chosen["image"] = _image_settings(model, options, where).to_dict()
@@ -65,6 +92,8 @@ def import_factory(
     freeze(backbone)
     count = min(2, len(samples))
     inputs = encoder.encode(samples.take(probe_indices(samples))).batch(np.arange(count))
+    if twin is not None:
+        _require_equal(backbone, PositionalBackbone(twin, encoder.input_names), inputs, where)
     chosen["head_module"] = options.head_module or _own_head(model, backbone, inputs, where)
     if chosen["head_module"] is not None:
         _cut_last(model, backbone, inputs, chosen["head_module"], where)
@@ -74,19 +103,18 @@ def import_factory(
     output = run_once(backbone, inputs, where)
     chosen["feature_size"] = check_features(output, count, where)
     chosen["file_dtype"] = float_dtype(read_weights(base_dir / WEIGHTS_FILE))
-    return ModelSource("factory", samples.modality, reference, chosen)
+    return chosen
 
 
-def load_factory(source: ModelSource, base_dir: Path) -> LoadedModel:
-    """The module of an earlier session, rebuilt by its factory, with the weights of base_dir.
+def rebuild(model: nn.Module, where: str, source: ModelSource, base_dir: Path) -> LoadedModel:
+    """The module, with the weights of base_dir, as `describe` decided.
 
     Raises:
-        ModelError: the factory is gone, or builds another network than it did.
+        ModelError: the weights are damaged or belong to another module.
     """
     chosen = source.options
-    model = build_module(source.reference)
     tensors = read_weights(base_dir / WEIGHTS_FILE)
-    load_into(model, tensors, f"--model {source.reference}, weights of {base_dir}")
+    load_into(model, tensors, f"{where}, weights of {base_dir}")
     if chosen["head_module"] is not None:
         cut(model, chosen["head_module"])
     encoder = _encoder(chosen, source.modality)
@@ -108,6 +136,21 @@ def _encoder(chosen: dict[str, Any], modality: str) -> ImageEncoder | ArrayEncod
     if modality == "image":
         return ImageEncoder(ImageSettings.from_dict(chosen["image"]))
     return ArrayEncoder(tuple(chosen["sample_shape"]), tuple(chosen["feature_names"]))
+
+
+def _require_equal(
+    one: nn.Module, other: nn.Module, inputs: dict[str, torch.Tensor], where: str
+) -> None:
+    freeze(other)
+    found, wanted = (run_once(module, inputs, where) for module in (one, other))
+    pair = isinstance(found, torch.Tensor) and isinstance(wanted, torch.Tensor)
+    if pair and not torch.equal(found, wanted):  # type: ignore[arg-type]
+        raise ModelError(
+            where,
+            expected="layers that compute to the bit what the graph does",
+            found="another output",
+            remedy="this is a defect: report it",
+        )
 
 
 def _own_head(

@@ -19,6 +19,28 @@ FOREIGN_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+# libraries whose errors derive from Exception alone: validation of a config, safetensors
+_OWN_ROOTS = ("huggingface_hub", "safetensors", "tokenizers")
+
+
+class RootlessErrors:
+    """A context in which such errors, and bare ones (Rust code raises Exception itself), are RuntimeErrors.
+
+    So that FOREIGN_ERRORS names them too, and nothing else is caught.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if kind is None or error is None or isinstance(error, FOREIGN_ERRORS):
+            return
+        if kind is Exception or kind.__module__.split(".")[0] in _OWN_ROOTS:
+            raise RuntimeError(first_line(error)) from error
+
+
 def first_line(error: BaseException) -> str:
     """What went wrong, in one line: the type and the first line of the message."""
     lines = str(error).strip().splitlines()

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edge_pslora.data.types import Samples
 from edge_pslora.models.types import Backbone, EncodedInputs
+from edge_pslora.tasks import TASKS
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -95,12 +95,17 @@ def fit_base(
 
 def _problem(samples: Samples) -> tuple[torch.Tensor, int, LossFunction]:
     """(targets, number of outputs, loss). Regression targets are standardised [N, 1]."""
+    task = TASKS[samples.task_type]
+    raw = np.asarray(samples.targets)
     if samples.task_type == "regression":
-        values = np.asarray(samples.targets, np.float64)
-        values = (values - values.mean()) / (values.std() or 1.0)
-        return torch.from_numpy(values).float().unsqueeze(1), 1, F.mse_loss
-    labels, codes = np.unique(np.asarray(samples.targets), return_inverse=True)
-    return torch.from_numpy(codes.astype(np.int64)), len(labels), F.cross_entropy
+        exact = raw.astype(np.float64)
+        raw = (exact - exact.mean()) / (exact.std() or 1.0)
+    labels = task.own_labels or tuple(sorted(task.labels_in(raw)))
+    return (
+        task.encode(raw, labels),
+        len(labels),
+        lambda logits, targets: task.loss(logits, targets, {}, 1.0),
+    )
 
 
 def _logits(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.encode_image import BILINEAR, ImageSettings, three
+from edge_pslora.models.hf_shards import has_shards, write_merged
+from edge_pslora.models.image_settings import BILINEAR, ImageSettings, three
 from edge_pslora.models.options import ModelOptions
-from edge_pslora.models.weights import WEIGHTS_FILE
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -27,29 +28,26 @@ DEFAULT_IMAGE_SIZE = 224
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """config.json of a folder that has config.json and model.safetensors.
+    """config.json of a folder that has config.json and model.safetensors, whole or in shards.
 
     Raises:
-        ModelError: one of them is missing or damaged; only pickled or sharded weights are there.
+        ModelError: one of them is missing or damaged; only pickled weights are there.
     """
     config = read_json(folder / CONFIG_FILE)
     weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
+    if not weights.is_file() and not has_shards(folder):
         others = sorted(p.name for p in folder.iterdir() if "model" in p.name and p != weights)
-        sharded = any(name.endswith(".safetensors.index.json") for name in others)
         raise ModelError(
             str(folder),
             expected=f"the weights in one file {WEIGHTS_FILE}",
             found=", ".join(others[:3]) or "none",
-            remedy="save it as one: model.save_pretrained(folder, max_shard_size='100GB')"
-            if sharded
-            else "pickles are never loaded: save it again with model.save_pretrained(folder)",
+            remedy="pickles are never loaded: save it again with model.save_pretrained(folder)",
         )
     return config
 
 
 def copy_folder(folder: Path, base_dir: Path) -> None:
-    """Copies config, weights, tokenizer and processor files; nothing else, no code.
+    """Copies config, weights (as one file), tokenizer and processor files; nothing else, no code.
 
     Raises:
         ModelError: a file cannot be read.
@@ -65,6 +63,8 @@ def copy_folder(folder: Path, base_dir: Path) -> None:
                     found=str(error.strerror),
                     remedy="change its permissions",
                 ) from error
+    if has_shards(folder):
+        write_merged(folder, base_dir / WEIGHTS_FILE)
 
 
 def image_settings(folder: Path, config: dict[str, Any], options: ModelOptions) -> ImageSettings:

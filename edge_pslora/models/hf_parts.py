@@ -13,8 +13,10 @@ from torch import nn
 
 from edge_pslora.errors import ModelError
 from edge_pslora.models.encode_text import TYPES, TextEncoder, Tokens
-from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.models.failures import FOREIGN_ERRORS, RootlessErrors, first_line
 from edge_pslora.models.hf_folder import VOCABULARY_FILES
+from edge_pslora.models.token_checks import check_tokens
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 # Both export to ONNX by dynamo with a dynamic batch and sequence (tried with BERT, RoBERTa,
 # DistilBERT, ViT); sdpa trains faster. Families without it get the fallback.
@@ -56,13 +58,13 @@ def load_module(folder: Path, *, modality: str, headed: bool, where: str) -> nn.
     transformers = require_transformers(where)
     auto = getattr(transformers, HEADED[modality][1] if headed else "AutoModel")
     try:
-        with quiet(transformers):
+        with quiet(transformers), RootlessErrors():
             config = transformers.AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
             config.return_dict = True
             config.dtype = torch.float32  # half-precision files are raised to it, for the maths
-            model = _with_attention(auto, folder, config)
+            model, report = _with_attention(auto, folder, config)
     except FOREIGN_ERRORS as error:
         raise ModelError(
             where,
@@ -70,6 +72,7 @@ def load_module(folder: Path, *, modality: str, headed: bool, where: str) -> nn.
             found=first_line(error),
             remedy="give a complete folder of a model that transformers knows by itself",
         ) from error
+    _require_shapes(report, model, where)
     wanted = "pixel_values" if modality == "image" else "input_ids"
     if model.main_input_name != wanted:
         raise ModelError(
@@ -82,33 +85,53 @@ def load_module(folder: Path, *, modality: str, headed: bool, where: str) -> nn.
     return module
 
 
-def _with_attention(auto: Any, folder: Path, config: Any) -> Any:
+def _require_shapes(report: dict[str, Any], model: nn.Module, where: str) -> None:
+    """What transformers filled with random numbers because the file's tensor has another shape."""
+    wrong = sorted(report["mismatched_keys"])
+    if wrong:
+        name, found, expected = wrong[0]
+        more = f" and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        raise ModelError(
+            f"{where}/{WEIGHTS_FILE}, {name}",
+            expected=f"shape {list(expected)}, as config.json of {type(model).__name__} says",
+            found=f"{list(found)}{more}",
+            remedy="give the config.json and the weights of one model",
+        )
+
+
+def _with_attention(auto: Any, folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     settings = {
+        # or transformers says only that there is some report above; _require_shapes says what
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
         "config": config,
         "local_files_only": True,
         "use_safetensors": True,
         "trust_remote_code": False,
     }
     try:
-        return auto.from_pretrained(folder, attn_implementation=ATTENTION, **settings)
+        loaded: tuple[Any, dict[str, Any]] = auto.from_pretrained(
+            folder, attn_implementation=ATTENTION, **settings
+        )
     except ValueError as error:
         if "attention" not in str(error):
             raise
-        return auto.from_pretrained(folder, attn_implementation=ATTENTION_FALLBACK, **settings)
+        loaded = auto.from_pretrained(folder, attn_implementation=ATTENTION_FALLBACK, **settings)
+    return loaded
 
 
 def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) -> TextEncoder:
     """The folder's tokenizer as an encoder that cuts texts to max_length tokens.
 
     Raises:
-        ModelError: there is none, or it does not load.
+        ModelError: there is none, it does not load, or it is not this model's.
     """
     transformers = require_transformers(where)
     try:
         # transformers would make up an empty vocabulary
         if not any((folder / name).is_file() for name in VOCABULARY_FILES):
             raise FileNotFoundError("no vocabulary")
-        with quiet(transformers):
+        with quiet(transformers), RootlessErrors():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -122,6 +145,8 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
             remedy="save it there: tokenizer.save_pretrained(folder)",
         ) from error
 
+    pad_id = check_tokens(tokenizer, model, where)
+
     def tokenize(texts: Sequence[str]) -> Tokens:
         encoded = tokenizer(
             list(texts),
@@ -133,8 +158,7 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
         )
         return Tokens(encoded["input_ids"], encoded[TYPES] if with_types else None)
 
-    pad_id = tokenizer.pad_token_id
-    return TextEncoder(tokenize, 0 if pad_id is None else int(pad_id), with_types)
+    return TextEncoder(tokenize, pad_id, with_types)
 
 
 def position_limit(model: nn.Module) -> int | None:

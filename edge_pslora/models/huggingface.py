@@ -27,7 +27,9 @@ from edge_pslora.models.hf_parts import (
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
-from edge_pslora.models.weights import WEIGHTS_FILE, float_dtype, freeze, read_weights
+from edge_pslora.models.weights import float_dtype, freeze, read_weights
+from edge_pslora.models.weights_header import WEIGHTS_FILE
+from edge_pslora.tasks import TASKS
 
 
 def import_folder(
@@ -57,6 +59,7 @@ def import_folder(
     names = trace_names(model, tensors, where)
     chosen["max_length"] = min(options.max_length, position_limit(model) or options.max_length)
     encoder = _encoder(chosen, samples.modality, base_dir, model, where)
+    chosen["notes"] += _token_notes(encoder, model)
     inputs = encoder.encode(samples.take(probe_indices(samples))).batch(
         np.arange(min(2, len(samples)))
     )
@@ -67,7 +70,7 @@ def import_folder(
             chosen["pooling"], chosen["head_module"] = "logits", name
             chosen["head_labels"] = head_labels(config, head.out_features, samples)
         else:
-            chosen["notes"] = [
+            chosen["notes"] += [
                 "The model's own classifier is not used: it does not end in a Linear."
             ]
             model = _open(base_dir, samples.modality, False, where)
@@ -154,7 +157,8 @@ def head_labels(config: dict[str, Any], size: int, samples: Samples) -> list[str
         return labels
     if labels == [f"LABEL_{i}" for i in range(size)]:
         numbers = [str(i) for i in range(size)]
-        return numbers if {str(t) for t in samples.targets} <= set(numbers) else None
+        found = TASKS[samples.task_type].labels_in(np.asarray(samples.targets))
+        return numbers if found <= set(numbers) else None
     return labels if len(set(labels)) == size else None
 
 
@@ -168,6 +172,17 @@ def _encoder(
     if modality == "image":
         return ImageEncoder(ImageSettings.from_dict(chosen["image"]))
     return load_tokenizer(base_dir, model, int(chosen["max_length"]), where)
+
+
+def _token_notes(encoder: TextEncoder | ImageEncoder, model: nn.Module) -> list[str]:
+    """Padding is masked, so that another pad token changes nothing: but it is another tokenizer's."""
+    own = getattr(model.config, "pad_token_id", None)
+    if not isinstance(encoder, TextEncoder) or own in (None, encoder.pad_id):
+        return []
+    return [
+        f"The tokenizer pads with the id {encoder.pad_id}, config.json says {own}: "
+        "check that they belong to one model."
+    ]
 
 
 def _pooling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -12,7 +13,10 @@ from torch import nn
 
 from edge_pslora.data.types import Modality, Samples
 
-SourceKind = Literal["huggingface", "factory", "auto"]
+SourceKind = Literal["huggingface", "factory", "object", "exported", "auto"]
+# what `model=` takes: --model's text, or from Python a module or a function that returns one
+GivenModule = nn.Module | Callable[[], nn.Module]
+ModelArgument = str | GivenModule
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class ModelSource:
     """Where a model came from; kept in workspace.json so that later sessions need no --model.
 
     reference: huggingface: the folder's name (its files are copied to base/); factory:
-        "package.module:factory"; auto: "".
+        "package.module:factory"; object: the name of the module's class, to tell the user; exported:
+        the name of the .pt2 file (copied to base/); auto: "".
     options: everything else that loading needs (image size and scaling, text length, auto network's
         shape, ...): JSON values only.
     """

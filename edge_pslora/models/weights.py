@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +11,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from edge_pslora.errors import ModelError
+from edge_pslora.models.weights_header import bad_weights, read_safetensors_header
 
-WEIGHTS_FILE = "model.safetensors"
-MAX_HEADER_BYTES = 16 * 1024 * 1024
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -27,19 +23,19 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ModelError: not a safetensors file, damaged, a name twice, or a value that is not finite.
     """
     if path.suffix in _PICKLED:
-        raise _bad(path, f"a {path.suffix} file, which may hold a pickle")
+        raise bad_weights(path, f"a {path.suffix} file, which may hold a pickle")
     if not path.is_file():
-        raise _bad(path, "a folder" if path.is_dir() else "no such file")
-    _check_header(path)
+        raise bad_weights(path, "a folder" if path.is_dir() else "no such file")
+    read_safetensors_header(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _bad(path, str(error)) from error
+        raise bad_weights(path, str(error)) from error
     if not tensors:
-        raise _bad(path, "no tensor in it")
+        raise bad_weights(path, "no tensor in it")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _bad(path, f"{name} has values that are not finite")
+            raise bad_weights(path, f"{name} has values that are not finite")
     return tensors
 
 
@@ -99,38 +95,6 @@ def float_dtype(tensors: dict[str, torch.Tensor]) -> str:
 def freeze(module: nn.Module) -> nn.Module:
     """The same module in float32 and eval mode, without gradients."""
     return module.float().eval().requires_grad_(False)
-
-
-def _check_header(path: Path) -> None:
-    """What the safetensors library lets pass: a giant header and a name that occurs twice."""
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= size <= MAX_HEADER_BYTES:
-            raise _bad(path, "no safetensors header")
-        raw = file.read(size)
-    try:
-        header = json.loads(raw, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise _bad(path, f"a damaged header ({error})") from error
-    if not isinstance(header, dict):
-        raise _bad(path, "a damaged header")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
-
-
-def _bad(path: Path, found: str) -> ModelError:
-    return ModelError(
-        str(path),
-        expected="a safetensors file with finite weights",
-        found=found,
-        remedy="give a .safetensors file",
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -22,8 +22,9 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.judging import prove_export
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.resources import peak_rss_bytes
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
-from edge_pslora.training.classifier import Classifier, linear_head
+from edge_pslora.training.classifier import with_head
 from edge_pslora.training.session import SessionData, SessionResult
 from edge_pslora.version import VERSION
 from edge_pslora.workspace import durable, layout
@@ -39,6 +40,7 @@ class Candidate:
     """A finished session that may become generation `number`.
 
     anchors: those it will keep. notes: what the user should hear of, one sentence each.
+    imported: names of the adapters that count as the sessions before the first.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Candidate:
     data: SessionData
     config: AdaptConfig
     notes: tuple[str, ...] = ()
+    imported: tuple[str, ...] = ()
 
 
 def write_candidate(
@@ -73,14 +76,15 @@ def write_candidate(
             "generation": candidate.number,
             "merge": config.merge,
             "base_digest": workspace.header.base_digest,
-            "applies_to": "the merged weights of the parent generation; for the first, the base",
+            "applies_to": "the merged weights of the parent generation; for the first, the base"
+            + (" with the imported adapters" if candidate.imported else ""),
+            "imported": list(candidate.imported),
         },
     )
     write_memory(folder, result.memory, candidate.anchors, config.budget)
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
-    linear = linear_head(head.weight, head.bias)
-    classifier = Classifier(model.backbone, linear, head.normalize).eval()
+    classifier = with_head(model.backbone, head).eval()
     inputs = candidate.data.inputs
     example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
     export_onnx(
@@ -97,7 +101,8 @@ def write_candidate(
             "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
         },
     )
-    return prove_export(classifier, folder / layout.ONNX, inputs, config.gate)
+    task = TASKS[head.task_type]
+    return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:
@@ -121,10 +126,9 @@ def session_metrics(
     result = candidate.result
     head = result.memory.head
     signs = {name: certify_signs(layer) for name, layer in result.memory.history.items()}
-    regression = head.task_type == "regression"
     return {
         "task": candidate.task,
-        "metric": "r2" if regression else "accuracy",
+        "metric": TASKS[head.task_type].metric,
         "sessions": result.memory.sessions,
         "samples": len(candidate.data.targets),
         "holdout_samples": holdout,

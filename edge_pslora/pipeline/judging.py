@@ -5,6 +5,7 @@ What is judged is the file that a device will run, in onnxruntime, not the torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from edge_pslora.errors import EdgePsloraError
 from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
+from edge_pslora.tasks import TASKS, Task
+from edge_pslora.tasks.types import Measures
 from edge_pslora.training.batches import sorted_batches
 from edge_pslora.training.classifier import Classifier
 from edge_pslora.training.head import Head
@@ -42,52 +45,59 @@ class HeldAnchors(Held):
     session: npt.NDArray[np.int32]
 
 
-def onnx_logits(runner: OnnxRunner, inputs: EncodedInputs) -> npt.NDArray[np.float32]:
-    """Logits [N, C] of all samples, in their order."""
-    rows: npt.NDArray[np.float32] | None = None
-    for batch in sorted_batches(inputs.lengths(), BATCH):
-        arrays = {name: tensor.numpy() for name, tensor in inputs.batch(batch).items()}
-        logits = runner.run(arrays)
-        if rows is None:
-            rows = np.empty((len(inputs), logits.shape[1]), dtype=np.float32)
-        rows[batch] = logits
-    return rows if rows is not None else np.empty((0, 1), dtype=np.float32)
+Labels = Sequence[str]
 
 
-def sample_scores(
-    logits: npt.NDArray[np.float32], targets: npt.NDArray[Any], head: Head, known: int | None = None
-) -> list[float]:
-    """Higher is better. Classification: 1.0 right, 0.0 wrong; regression: minus the squared error in
-    units of the targets' variance. known: only the first so many labels compete."""
-    if head.task_type == "regression":
-        errors = (logits[:, 0] - targets.astype(np.float64)) / head.target_scale
-        return [float(-e * e) for e in errors]
-    labels = np.array(head.labels[:known], dtype=np.str_)
-    predicted = labels[logits[:, : len(labels)].argmax(axis=1)]
-    return [float(right) for right in predicted == targets.astype(np.str_)]
+def run_measures(
+    runner: OnnxRunner, held: Held, head: Head, competing: Sequence[Labels]
+) -> list[Measures]:
+    """The task's measures of all samples, in their order, for each set of labels that compete.
+
+    The model runs once a batch; outputs are not kept, since those of a language model would not fit.
+    """
+    task = TASKS[head.task_type]
+    rows: list[Measures] = [{} for _ in competing]
+    for batch in sorted_batches(held.inputs.lengths(), BATCH):
+        arrays = {name: tensor.numpy() for name, tensor in held.inputs.batch(batch).items()}
+        outputs = runner.run(arrays)
+        for row, labels in zip(rows, competing, strict=True):
+            measures = task.measure(outputs, held.targets[batch], arrays, labels, head.target_scale)
+            for name, values in measures.items():
+                if name not in row:
+                    row[name] = np.empty((len(held.targets), *values.shape[1:]), values.dtype)
+                row[name][batch] = values
+    return rows
 
 
-def score(scores: list[float], targets: npt.NDArray[Any], head: Head) -> float:
-    """Accuracy, or for regression R^2 = 1 - mean squared error / variance."""
-    mean = sum(scores) / max(len(scores), 1)
-    if head.task_type == "classification":
-        return mean
-    variance = float(np.var(targets.astype(np.float64))) / head.target_scale**2
-    return 1.0 + mean / variance if variance > 0 else mean
+@dataclass(frozen=True)
+class Judged:
+    """What one model reaches on some samples. figures: name -> value, see tasks.types.Task."""
+
+    measures: Measures
+    figures: dict[str, float]
+
+    @property
+    def scores(self) -> list[float]:
+        return [float(score) for score in self.measures["score"]]
+
+    @property
+    def accuracy(self) -> float:
+        return self.figures["accuracy"]
 
 
-def constant_scores(train_targets: npt.NDArray[Any], held: Held, head: Head) -> list[float]:
-    """Scores of a model that always gives the most frequent label, or the mean value."""
-    if head.task_type == "regression":
-        mean = float(np.mean(train_targets))
-        errors = (held.targets.astype(np.float64) - mean) / head.target_scale
-        return [float(-e * e) for e in errors]
-    labels, counts = np.unique(train_targets.astype(np.str_), return_counts=True)
-    return [float(right) for right in held.targets.astype(np.str_) == labels[counts.argmax()]]
+def judged(
+    runner: OnnxRunner, held: Held, head: Head, competing: Sequence[Labels] | None = None
+) -> list[Judged]:
+    """One Judged for each set of labels that compete; None: one, with all that the head knows."""
+    task = TASKS[head.task_type]
+    return [
+        Judged(measures, task.figures(measures, held.targets, head.target_scale))
+        for measures in run_measures(runner, held, head, competing or [head.labels])
+    ]
 
 
 def prove_export(
-    classifier: Classifier, path: Path, inputs: EncodedInputs, config: GateConfig
+    classifier: Classifier, path: Path, inputs: EncodedInputs, config: GateConfig, task: Task
 ) -> Parity:
     """torch against onnxruntime on this generation's own data, at two batch sizes and lengths.
 
@@ -100,7 +110,8 @@ def prove_export(
         inputs.batch(order[:size] if i == 0 else order[-size:])
         for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
     ]
-    parity = check_parity(classifier, path, batches, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    parity = check_parity(classifier, path, batches, threads=threads, predict=task.predict)
     if not parity.max_abs_error <= config.max_onnx_abs_error:
         raise EdgePsloraError(
             str(path),
@@ -126,47 +137,47 @@ def judge(
     session with anchors its number and the candidate's score on them, all labels competing.
     """
     runner, head = new
-    logits = onnx_logits(runner, holdout.inputs)
-    after = sample_scores(logits, holdout.targets, head)
-    before = anchor_old = anchor_new = None
-    figures: dict[str, Any] = {"accuracy_after": score(after, holdout.targets, head)}
-    figures |= {"accuracy_before": None, "retention": None}
-    figures["by_session"] = []
+    task = TASKS[head.task_type]
+    after = judged(runner, holdout, head)[0]
+    figures: dict[str, Any] = {f"{name}_after": value for name, value in after.figures.items()}
+    figures |= {"accuracy_before": None, "retention": None, "by_session": []}
     figures |= {"anchor_before": None, "anchor_after": None, "anchor_after_all_labels": None}
+    before = anchor_old = anchor_new = None
     if old is not None:
         old_runner, old_head = old
-        before = sample_scores(onnx_logits(old_runner, holdout.inputs), holdout.targets, old_head)
-        figures["accuracy_before"] = score(before, holdout.targets, old_head)
+        before = judged(old_runner, holdout, old_head)[0]
+        figures |= {f"{name}_before": value for name, value in before.figures.items()}
         if anchors is not None:
-            known = None if head.task_type == "regression" else len(old_head.labels)
-            old_logits = onnx_logits(old_runner, anchors.inputs)
-            new_logits = onnx_logits(runner, anchors.inputs)
-            anchor_old = sample_scores(old_logits, anchors.targets, old_head)
-            anchor_new = sample_scores(new_logits, anchors.targets, head, known)
-            everything = sample_scores(new_logits, anchors.targets, head)
-            reached = score(anchor_old, anchors.targets, old_head)
+            anchor_old = judged(old_runner, anchors, old_head)[0]
+            competing = [old_head.labels, head.labels]
+            anchor_new, everything = judged(runner, anchors, head, competing)
+            reached = anchor_old.accuracy
             figures["anchor_before"] = reached
-            figures["anchor_after"] = score(anchor_new, anchors.targets, head)
-            figures["anchor_after_all_labels"] = score(everything, anchors.targets, head)
+            figures["anchor_after"] = anchor_new.accuracy
+            figures["anchor_after_all_labels"] = everything.accuracy
             figures["by_session"] = _by_session(everything, anchors, head)
-            figures["retention"] = figures["anchor_after"] / reached if reached > 0 else None
+            figures["retention"] = anchor_new.accuracy / reached if reached > 0 else None
+    floor = task.constant(train_targets, holdout.targets, head.target_scale)
     decision = decide(
         config,
-        after,
-        holdout_before=before,
-        anchor_before=anchor_old,
-        anchor_after=anchor_new,
-        floor=constant_scores(train_targets, holdout, head),
+        after.scores,
+        holdout_before=None if before is None else before.scores,
+        anchor_before=None if anchor_old is None else anchor_old.scores,
+        anchor_after=None if anchor_new is None else anchor_new.scores,
+        floor=None if floor is None else floor.tolist(),
     )
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p
     return decision, figures
 
 
-def _by_session(scores: list[float], anchors: HeldAnchors, head: Head) -> list[tuple[int, float]]:
-    values = np.array(scores)
-    rows = {int(number): anchors.session == number for number in np.unique(anchors.session)}
-    return [
-        (number, score(values[row].tolist(), anchors.targets[row], head))
-        for number, row in rows.items()
-    ]
+def _by_session(found: Judged, anchors: HeldAnchors, head: Head) -> list[tuple[int, float]]:
+    """Session number -> accuracy on its anchors."""
+    task = TASKS[head.task_type]
+    result = []
+    for number in np.unique(anchors.session):
+        rows = anchors.session == number
+        measures = {name: values[rows] for name, values in found.measures.items()}
+        figures = task.figures(measures, anchors.targets[rows], head.target_scale)
+        result.append((int(number), figures["accuracy"]))
+    return result

@@ -16,6 +16,7 @@ import torch
 from edge_pslora.config import BudgetConfig
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
 from edge_pslora.training.memory import BaseWeights, Memory
 from edge_pslora.training.persist import (
@@ -60,9 +61,10 @@ def merged_tensors(base: Path, model: LoadedModel, memory: Memory) -> dict[str, 
     state = model.backbone.model.state_dict()
     tensors = {file: state[name].detach().numpy() for name, file in model.file_names.items()}
     weight, bias = head_tensor_names(model)
-    tensors[weight] = memory.head.weight.numpy()
-    if model.base_head is None or model.base_head.has_bias:
-        tensors[bias] = memory.head.bias.numpy()
+    if TASKS[memory.head.task_type].has_head:
+        tensors[weight] = memory.head.weight.numpy()
+        if model.base_head is None or model.base_head.has_bias:
+            tensors[bias] = memory.head.bias.numpy()
     with open_tensors(base / layout.MODEL) as file:
         tensors |= {name: file.read(name) for name in file.names if name not in tensors}
     return tensors

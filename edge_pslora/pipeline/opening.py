@@ -14,9 +14,11 @@ from edge_pslora.config import AdaptConfig
 from edge_pslora.core.history import pool_bytes
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import BudgetError, InputError, UsageError, WorkspaceError
+from edge_pslora.models.exported import PROGRAM_FILE
+from edge_pslora.models.hf_shards import has_shards, merged_sha256
 from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
-from edge_pslora.models.types import LoadedModel, ModelSource
+from edge_pslora.models.types import GivenModule, LoadedModel, ModelArgument, ModelSource
 from edge_pslora.training.targets import find_targets
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
@@ -34,9 +36,14 @@ class Opened:
 class ModelRequest:
     """--model and what belongs to it; all None or default when the workspace is to know."""
 
-    argument: str | None
+    argument: ModelArgument | None
     weights: Path | None
     options: ModelOptions
+
+    @property
+    def given(self) -> GivenModule | None:
+        """The module, where one is handed over from Python."""
+        return None if isinstance(self.argument, str) else self.argument
 
 
 def open_existing(path: Path, request: ModelRequest | None, dataset: Dataset) -> Opened:
@@ -51,7 +58,8 @@ def open_existing(path: Path, request: ModelRequest | None, dataset: Dataset) ->
     if request is not None and request.argument is not None:
         _require_same_model(workspace, source, request)
     workspace.verify_base()
-    return Opened(workspace, load_model(source, workspace.base))
+    given = None if request is None else request.given
+    return Opened(workspace, load_model(source, workspace.base, given))
 
 
 def model_needed(path: Path) -> UsageError:
@@ -60,7 +68,7 @@ def model_needed(path: Path) -> UsageError:
         "--model",
         expected=f"a model, since {path} is not a workspace yet",
         found="no --model",
-        remedy="give a Hugging Face folder, package.module:factory or auto",
+        remedy="give a Hugging Face folder, package.module:factory, a .pt2 file or auto",
     )
 
 
@@ -73,7 +81,7 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
         raise model_needed(path)
     staged = Workspace.stage_base(path)
     source = import_base(request.argument, request.weights, train, request.options, staged)
-    model = load_model(source, staged)
+    model = load_model(source, staged, request.given)
     targets = find_targets(model.backbone.model, config.lora.target_modules)
     pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     labels = model.base_head.labels if model.base_head is not None else ()
@@ -131,16 +139,27 @@ def require_same_kind(workspace: Workspace, source: ModelSource, dataset: Datase
 
 
 def _require_same_model(workspace: Workspace, source: ModelSource, request: ModelRequest) -> None:
-    argument = request.argument or ""
+    given, argument = request.given, request.argument
     weights = request.weights
-    if source.kind == "huggingface" and (Path(argument) / layout.MODEL).is_file():
+    if given is not None or source.kind == "object":
+        # whether it is the same module is seen when it gets the workspace's weights
+        same = given is not None and source.kind == "object" and weights is None
+        argument = argument if isinstance(argument, str) else "a module from Python"
+    elif not isinstance(argument, str):
+        same = True
+    elif source.kind == "exported":
+        known = workspace.header.base_files[PROGRAM_FILE].sha256
+        same = Path(argument).is_file() and _sha256(Path(argument)) == known
+    elif source.kind == "huggingface" and has_shards(Path(argument)):
+        same = merged_sha256(Path(argument)) == workspace.header.base_files[layout.MODEL].sha256
+    elif source.kind == "huggingface" and (Path(argument) / layout.MODEL).is_file():
         weights = Path(argument) / layout.MODEL
         same = True
     elif source.kind == "auto":
         same = argument == "auto"
     else:
         same = argument == source.reference
-    if same and weights is not None and source.kind != "auto":
+    if same and weights is not None and source.kind in ("huggingface", "factory"):
         known = workspace.header.base_files[layout.MODEL].sha256
         same = weights.is_file() and _sha256(weights) == known
     if not same:
@@ -148,7 +167,9 @@ def _require_same_model(workspace: Workspace, source: ModelSource, request: Mode
             str(workspace.path),
             expected=f"the model it was made for ({source.kind} {source.reference})".rstrip(),
             found=f"--model {argument}" + (f" --weights {weights}" if weights else ""),
-            remedy="leave --model out, or use another --workspace",
+            remedy="leave --model out, or use another --workspace"
+            if source.kind != "object"
+            else "give model= that module, or use another workspace",
         )
 
 

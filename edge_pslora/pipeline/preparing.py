@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge_pslora.data.split import split
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import DataError, UsageError, WorkspaceError
 from edge_pslora.models.types import LoadedModel
+from edge_pslora.pipeline.imported import PastAdapter, start_after
 from edge_pslora.pipeline.judging import Held, HeldAnchors
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
 from edge_pslora.training.anchor import AnchorSet, grow
@@ -77,12 +79,30 @@ def parts(dataset: Dataset, seed: int) -> tuple[Samples, Samples]:
 
 
 def start_from(
-    parent: Generation | None, model: LoadedModel, config: AdaptConfig, train: Samples
+    parent: Generation | None,
+    model: LoadedModel,
+    config: AdaptConfig,
+    train: Samples,
+    past: Sequence[PastAdapter],
+    base: Path,
 ) -> tuple[Memory, AnchorSet | None, tuple[Target, ...]]:
-    """The memory to go on from; the model gets the parent's weights."""
+    """The memory to go on from; the model gets the parent's weights, or those of the adapters in
+    `past` on top of `base`, the base's folder."""
     if parent is None:
-        targets = find_targets(model.backbone.model, config.lora.target_modules)
-        return first_memory(model, targets, config, train.targets), None, targets
+        imported = [name for adapter in past for name in adapter.layers]
+        patterns = (*config.lora.target_modules, *imported)
+        targets = find_targets(model.backbone.model, patterns)
+        memory = first_memory(model, targets, config, train.task_type, train.targets)
+        if past:
+            memory = start_after(past, memory, model, base, targets, config)
+        return memory, None, targets
+    if past:
+        raise UsageError(
+            "--adapter",
+            expected="a first session: adapters come before everything else",
+            found=f"generation {parent.number}",
+            remedy="leave --adapter out, or start a new workspace",
+        )
     memory = load_memory(parent)
     load_merged(model, parent)
     patterns = config.lora.target_modules
@@ -116,6 +136,28 @@ def _require_same_head(config: AdaptConfig, memory: Memory) -> None:
             found=config.merge,
             remedy="use the rule of the earlier sessions, or start a new workspace",
         )
+
+
+def adapter_parameters(targets: tuple[Target, ...], config: AdaptConfig) -> int:
+    """How many numbers the adapters hold: A [r, in] and B [out, r] of every target."""
+    return sum(config.lora.rank * sum(target.shape) for target in targets)
+
+
+def described(model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig) -> str:
+    """What a session is about to train, in one line."""
+    trained = adapter_parameters(targets, config)
+    total = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    ends = dict.fromkeys(".".join(target.name.split(".")[-2:]) for target in targets)
+    names = list(dict.fromkeys(_without_numbers(end) for end in ends))
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"rank {config.lora.rank} on {len(targets)} layers ({shown}): "
+        f"{trained:,} of {total:,} parameters are trained"
+    )
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def with_targets(config: AdaptConfig, targets: tuple[Target, ...]) -> AdaptConfig:

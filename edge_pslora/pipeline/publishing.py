@@ -26,6 +26,14 @@ from edge_pslora.workspace.manifest import Manifest, describe_files
 from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.workspace import Workspace
 
+# how the report calls the headline figure
+_METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "r2": "R2",
+    "f1": "F1",
+    "token_accuracy": "token accuracy",
+}
+
 
 def finish(
     workspace: Workspace,
@@ -105,7 +113,7 @@ def _context(
         model=str(workspace.header.source.get("reference") or workspace.header.source["kind"]),
         created=created,
         parent=None if parent is None else parent.number,
-        metric="R2" if metrics["metric"] == "r2" else "accuracy",
+        metric=_METRIC_NAMES[metrics["metric"]],
         accuracy_before=metrics["accuracy_before"],
         accuracy_after=metrics["accuracy_after"],
         anchor_before=metrics["anchor_before"],

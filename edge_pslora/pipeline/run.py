@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,9 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
+from edge_pslora.models.types import ModelArgument
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
 from edge_pslora.pipeline.opening import (
@@ -27,6 +30,8 @@ from edge_pslora.pipeline.opening import (
     removed_on_error,
 )
 from edge_pslora.pipeline.preparing import (
+    adapter_parameters,
+    described,
     grown_anchors,
     held_anchors,
     parts,
@@ -52,8 +57,9 @@ from edge_pslora.workspace.workspace import Workspace
 def adapt(
     data: Path | str,
     *,
-    model: str | None = None,
+    model: ModelArgument | None = None,
     weights: Path | None = None,
+    adapters: Sequence[Path | str] = (),
     workspace: Path | str = "edge-pslora",
     task: str | None = None,
     config: AdaptConfig | None = None,
@@ -65,8 +71,11 @@ def adapt(
 
     Args:
         data: a file or folder, see `edge_pslora.data.read.read_dataset`.
-        model: a Hugging Face folder, "package.module:factory" or "auto"; needed the first time.
+        model: a Hugging Face folder, "package.module:factory", a .pt2 file or "auto"; needed the
+            first time. Or an nn.Module, or a function that returns one, which is copied, never
+            changed, and needed in every session: then its weights are the workspace's.
         weights: a safetensors file for a factory's module.
+        adapters: PEFT folders that count as past sessions, oldest first; only the first time.
         workspace: the folder to create or to go on with.
         task: the session's name; default: the name of `data`.
 
@@ -96,14 +105,16 @@ def adapt(
                 # not from the held-out samples: they are to say what it does on new ones
                 opened = create(path, request, train, config)
         meter.check_memory("loading the model")
-        run = _Run(opened, dataset, train, held, config, task_name(task, Path(data)), stages, meter)
+        past = read_past([Path(a) for a in adapters], opened.model)
+        name = task_name(task, Path(data))
+        run = _Run(opened, dataset, train, held, config, name, stages, meter, past)
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
         return _session(run, digest)
 
 
-def _threads(workspace: Path, model: str | None) -> int | None:
+def _threads(workspace: Path, model: ModelArgument | None) -> int | None:
     """One for the small built-in networks; any number for others."""
     if Workspace.exists(workspace):
         kind = Workspace.open(workspace).header.source.get("kind")
@@ -121,6 +132,7 @@ class _Run:
     task: str
     stages: Stages
     meter: Meter
+    past: tuple[PastAdapter, ...] = ()
 
 
 def _session(run: _Run, digest: str) -> AdaptResult:
@@ -128,8 +140,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     stage = run.stages.stage
     parent = workspace.current()
     train, held = run.train, run.held
-    memory, anchors, targets = start_from(parent, model, run.config, train)
+    memory, anchors, targets = start_from(
+        parent, model, run.config, train, run.past, workspace.base
+    )
     config = with_targets(run.config, targets)
+    run.stages.progress.say(described(model, targets, config))
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
@@ -146,7 +161,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             store=FileCheckpoints(staged.scratch / "training.safetensors"),
         )
     grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
-    candidate = Candidate(staged.number, run.task, result, grown, data, config, model.notes)
+    notes = [p.note(session) for session, p in enumerate(run.past, start=1)]
+    imported = tuple(p.name for p in run.past)
+    candidate = Candidate(
+        staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
+    )
     with stage("exporting"):
         parity = write_candidate(staged.folder, workspace, model, candidate)
     run.meter.check_memory("export")
@@ -156,9 +175,12 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         known = held_anchors(model, anchors)
         decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
     run.meter.check_memory("the checks")
-    tasks, by_session = _task_names(parent, run.task), figures.pop("by_session")
+    tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
     metrics["tasks"] = tasks
+    metrics["adapter_parameters"] = adapter_parameters(targets, config)
+    if run.past:
+        metrics["imported"] = [p.facts() for p in run.past]
     by_task = {tasks[number - 1]: value for number, value in by_session}
     metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
@@ -169,9 +191,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
 
 
-def _task_names(parent: Generation | None, task: str) -> list[str]:
+def _task_names(parent: Generation | None, task: str, imported: tuple[str, ...]) -> list[str]:
     """The sessions so far; a name that comes again gets its session's number."""
-    names = [] if parent is None else list(parent.manifest.metrics["tasks"])
+    names = list(imported) if parent is None else list(parent.manifest.metrics["tasks"])
     return [*names, task if task not in names else f"{task} ({len(names) + 1})"]
 
 
@@ -185,5 +207,6 @@ def _run_digest(run: _Run, workspace: Workspace) -> str:
         "base": workspace.header.base_digest,
         "config": run.config.to_dict(),
         "task": run.task,
+        "adapters": [p.digest for p in run.past],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

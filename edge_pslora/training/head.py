@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from edge_pslora.config import HeadConfig, HeadKind, TaskType
 from edge_pslora.core.analytic_head import (
@@ -19,9 +16,9 @@ from edge_pslora.core.analytic_head import (
     with_labels,
 )
 from edge_pslora.core.ridge_path import leave_one_out, ridge_path
+from edge_pslora.tasks import TASKS, Task
 from edge_pslora.training.head_rows import RowPast
 
-VALUE_LABEL = ("value",)  # the one column of a regression head
 # Squared errors of 0/1 columns are flat in the ridge, and shrinking costs rare classes answers that
 # the squares do not see: the smallest ridge within a twentieth of the least error (docs/HEADS.md).
 CLASS_SLACK = 0.05
@@ -56,25 +53,6 @@ class Head:
     def normalize(self) -> bool:
         """Whether features are scaled to norm 1 before the Linear."""
         return self.template is not None
-
-
-def target_matrix(
-    targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
-    labels: tuple[str, ...],
-    task_type: TaskType,
-) -> torch.Tensor:
-    """Regression: float32 [N, 1]. Classification: int64 [N], positions in `labels`, -1 = unknown."""
-    if task_type == "regression":
-        return torch.from_numpy(np.asarray(targets, dtype=np.float32))[:, None]
-    position = {label: index for index, label in enumerate(labels)}
-    return torch.tensor([position.get(str(t), -1) for t in targets], dtype=torch.int64)
-
-
-def task_loss(logits: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Mean cross-entropy, or mean squared error in units of the targets' variance."""
-    if head.task_type == "classification":
-        return F.cross_entropy(logits, targets)
-    return F.mse_loss(logits / head.target_scale, targets / head.target_scale)
 
 
 def extend_labels(head: Head, new: tuple[str, ...]) -> Head:
@@ -115,7 +93,7 @@ def refit(
     return replace(
         head,
         weight=weight * folds.scale,
-        bias=bias * folds.scale,
+        bias=(bias - TASKS[head.task_type].threshold) * folds.scale,
         statistics=after,
         ridge=ridge,
     )
@@ -152,8 +130,8 @@ def cross_fit(
 ) -> CrossFit:
     """Heads on the old statistics and K - 1 folds of the new samples, K = config.folds.
 
-    features [N, d]; targets as `target_matrix` gives them, or 0/1 rows [N, C]. Sample i is in fold
-    i mod K. ridge: None: as configured, or chosen by leave-one-out on these samples.
+    features [N, d]; targets as the task encodes them. Sample i is in fold i mod K. ridge: None: as
+    configured, or chosen by leave-one-out on these samples.
     """
     assert head.statistics is not None
     if ridge is None:
@@ -166,20 +144,22 @@ def cross_fit(
         seen = fold != k
         statistics = _with_samples(head, features[seen], targets[seen], config)
         solved.append(solve_head(statistics, ridge))
-    heads = CrossFit(
-        torch.stack([w for w, _ in solved]), torch.stack([b for _, b in solved]), fold, 1.0
-    )
-    if head.task_type != "classification":
+    task = TASKS[head.task_type]
+    weight = torch.stack([w for w, _ in solved])
+    bias = torch.stack([b for _, b in solved]) - task.threshold
+    heads = CrossFit(weight, bias, fold, 1.0)
+    if head.task_type == "regression":
         return heads
-    scale = fit_logit_scale(heads.logits(features, torch.arange(len(features))), targets)
-    return CrossFit(heads.weight * scale, heads.bias * scale, fold, scale)
+    scores = heads.logits(features, torch.arange(len(features)))
+    scale = fit_logit_scale(scores, targets, task)
+    return CrossFit(weight * scale, bias * scale, fold, scale)
 
 
 def _with_samples(
     head: Head, features: torch.Tensor, targets: torch.Tensor, config: HeadConfig
 ) -> HeadStatistics:
     assert head.statistics is not None
-    columns = _columns(head, targets)
+    columns = TASKS[head.task_type].columns(targets, len(head.labels))
     return add_samples(head.statistics, features, columns, sample_weights(columns, head, config))
 
 
@@ -191,15 +171,10 @@ def _chosen_ridge(
     config: HeadConfig,
 ) -> float:
     """By leave-one-out; statistics: with the session's samples, whose features [N, d] these are."""
-    columns = _columns(head, targets)
+    columns = TASKS[head.task_type].columns(targets, len(head.labels))
     weights = sample_weights(columns, head, config)
     found = leave_one_out(ridge_path(statistics), features, columns, weights)
     return found.best(0.0 if head.task_type == "regression" else CLASS_SLACK)
-
-
-def _columns(head: Head, targets: torch.Tensor) -> torch.Tensor:
-    """[N, C]: one-hot rows of positions [N]; 0/1 rows and values as they are."""
-    return targets if targets.dim() == 2 else F.one_hot(targets, len(head.labels))
 
 
 def sample_weights(columns: torch.Tensor, head: Head, config: HeadConfig) -> torch.Tensor | None:
@@ -217,11 +192,11 @@ def sample_weights(columns: torch.Tensor, head: Head, config: HeadConfig) -> tor
     return weights * (len(columns) / weights.sum())
 
 
-def fit_logit_scale(scores: torch.Tensor, targets: torch.Tensor) -> float:
-    """The factor on ridge scores [N, C] that minimises the cross-entropy: softmax then means something.
+def fit_logit_scale(scores: torch.Tensor, targets: torch.Tensor, task: Task) -> float:
+    """The factor on ridge scores [N, C] that minimises the task's loss: softmax then means something.
 
     Searched on a grid of a twentieth of a decade between 1 and 100; the order of classes is unchanged.
     """
     scales = torch.logspace(0, 2, 41)
-    losses = torch.stack([F.cross_entropy(scores * scale, targets) for scale in scales])
+    losses = torch.stack([task.loss(scores * scale, targets, {}, 1.0) for scale in scales])
     return float(scales[losses.argmin()])

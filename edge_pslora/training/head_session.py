@@ -11,6 +11,7 @@ from torch import nn
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.models.types import LoadedModel
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.classifier import linear_head
 from edge_pslora.training.head import Head, cross_fit, fit_logit_scale, refit
 from edge_pslora.training.head_rows import (
@@ -56,8 +57,10 @@ def begin_head(
     """Called with the weights that served so far; `finish` with those that will.
 
     old: the head of the earlier sessions; head: the same with the session's labels.
-    targets: of the session's samples, as `target_matrix` gives them.
+    targets: of the session's samples, as the task encodes them.
     """
+    if not TASKS[head.task_type].has_head:
+        return HeadSession(lambda outputs, samples: outputs, lambda: head)
     if head.kind == "analytic":
         return _analytic(head, targets, config, features)
     if head.kind == "label-text":
@@ -90,7 +93,7 @@ def _label_text(
     def finish() -> Head:
         names = texts.embeddings(model.backbone, batch)
         cosines = F.normalize(features("features after")) @ names.T
-        weight = names * fit_logit_scale(cosines, targets)
+        weight = names * fit_logit_scale(cosines, targets, TASKS[head.task_type])
         return replace(head, weight=weight, bias=torch.zeros(count), template=template)
 
     return HeadSession(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,8 @@ def injected(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[None
     """Within the block the model computes with W + D for every adapter; afterwards with W again."""
     with ExitStack() as stack:
         for name, adapter in adapters.items():
-            stack.enter_context(_INJECT[adapter.target.kind](model.get_submodule(name), adapter))
+            module = model.get_submodule(name)
+            stack.enter_context(_injection(module, adapter))
         yield
 
 
@@ -57,12 +58,15 @@ def _linear_update(_: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Ten
     return F.linear(F.linear(x, adapter.A), adapter.B) * adapter.scaling
 
 
-def _conv2d_update(module: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
-    assert isinstance(module, nn.Conv2d)
+def _conv_update(module: nn.Module, x: torch.Tensor, adapter: Adapter) -> torch.Tensor:
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
     if module.padding_mode != "zeros":
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
     padding = module.padding if module.padding_mode == "zeros" else 0
     A = adapter.A.reshape(-1, *module.weight.shape[1:])
+    if isinstance(module, nn.Conv1d):
+        low = F.conv1d(x, A, None, module.stride, padding, module.dilation)
+        return F.conv1d(low, adapter.B[:, :, None]) * adapter.scaling
     low = F.conv2d(x, A, None, module.stride, padding, module.dilation)
     return F.conv2d(low, adapter.B[:, :, None, None]) * adapter.scaling
 
@@ -76,7 +80,8 @@ def _hooked(module: nn.Module, adapter: Adapter, update: _Update) -> Iterator[No
     def add_update(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        return output + update(module, args[0] if args else kwargs["input"], adapter)
+        x = args[0] if args else next(iter(kwargs.values()))  # "input", or "x" of Conv1D
+        return output + update(module, x, adapter)
 
     handle = module.register_forward_hook(add_update, with_kwargs=True)
     try:
@@ -97,7 +102,7 @@ class _AddDelta(nn.Module):
 
 @contextmanager
 def _parametrized(module: nn.Module, adapter: Adapter, tensor_name: str) -> Iterator[None]:
-    # MultiheadAttention reads these weights itself and never calls the layer: a hook would be dead
+    # for modules that do more with the weight than the plain layer, or whose weight others read
     parametrize.register_parametrization(module, tensor_name, _AddDelta(adapter))
     try:
         yield
@@ -105,10 +110,23 @@ def _parametrized(module: nn.Module, adapter: Adapter, tensor_name: str) -> Iter
         parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=False)
 
 
-_INJECT: dict[str, Callable[[nn.Module, Adapter], Any]] = {
-    "linear": lambda module, adapter: _hooked(module, adapter, _linear_update),
-    "conv2d": lambda module, adapter: _hooked(module, adapter, _conv2d_update),
-    "embedding": lambda module, adapter: _hooked(module, adapter, _embedding_update),
-    "mha_in_proj": lambda module, adapter: _parametrized(module, adapter, "in_proj_weight"),
-    "mha_out_proj": lambda module, adapter: _parametrized(module, adapter, "weight"),
+# what a kind computes, and the class that computes just that
+_HOOKS: dict[str, tuple[_Update, type[nn.Module]]] = {
+    "linear": (_linear_update, nn.Linear),
+    "conv1d": (_conv_update, nn.Conv1d),
+    "conv2d": (_conv_update, nn.Conv2d),
+    "embedding": (_embedding_update, nn.Embedding),
 }
+
+
+def _injection(module: nn.Module, adapter: Adapter) -> AbstractContextManager[None]:
+    kind = adapter.target.kind
+    if kind == "transposed_linear":
+        return _hooked(module, adapter, _linear_update)
+    if kind in _HOOKS:
+        update, plain = _HOOKS[kind]
+        # a subclass may pad its input, scale its output or standardise its weight: a hook sees none of it
+        if type(module).forward is plain.forward:
+            return _hooked(module, adapter, update)
+    # MultiheadAttention reads its weights itself and never calls out_proj: a hook would be dead
+    return _parametrized(module, adapter, "in_proj_weight" if kind == "mha_in_proj" else "weight")

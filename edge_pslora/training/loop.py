@@ -203,6 +203,8 @@ def _restore(
     for name, parameter in named.items():
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(arrays[f"{name}.value"]))
+        if f"{name}.step" not in arrays:  # a norm beside the features never had a gradient
+            continue
         optimizer.state[parameter] = {
             "step": torch.from_numpy(arrays[f"{name}.step"].copy())[0],
             "exp_avg": torch.from_numpy(arrays[f"{name}.exp_avg"].copy()),

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.config import AdaptConfig, HeadKind
+from edge_pslora.config import AdaptConfig, HeadKind, TaskType
 from edge_pslora.core.analytic_head import empty_statistics
 from edge_pslora.core.history import LayerHistory, empty_layer
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.training.head import VALUE_LABEL, Head
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.head import Head
 from edge_pslora.training.label_text import DEFAULT_TEMPLATE
 from edge_pslora.training.targets import Target
 
@@ -39,18 +40,20 @@ def first_memory(
     model: LoadedModel,
     targets: tuple[Target, ...],
     config: AdaptConfig,
+    task_type: TaskType,
     session_targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
 ) -> Memory:
     """The memory before the first session: empty history, the base's own head or an empty one."""
-    regression = session_targets.dtype.kind == "f"
-    kind = head_kind(model, config, regression=regression)
-    labels: tuple[str, ...] = VALUE_LABEL if regression else ()
+    task = TASKS[task_type]
+    kind = head_kind(model, config, task_type)
+    regression = task_type == "regression"
+    labels = task.own_labels
     weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
     if model.base_head is not None and kind == "linear":
-        labels = VALUE_LABEL if regression else model.base_head.labels
+        labels = task.own_labels or model.base_head.labels
         weight, bias = model.base_head.weight.clone(), model.base_head.bias.clone()
     head = Head(
-        "regression" if regression else "classification",
+        task_type,
         labels,
         weight,
         bias,
@@ -61,7 +64,7 @@ def first_memory(
     return Memory(0, {t.name: empty_layer(*t.shape) for t in targets}, head)
 
 
-def head_kind(model: LoadedModel, config: AdaptConfig, *, regression: bool) -> HeadKind:
+def head_kind(model: LoadedModel, config: AdaptConfig, task_type: TaskType) -> HeadKind:
     """`auto` keeps a classifier that the base brought along, and is analytic everywhere else
     (measured: docs/HEADS.md).
 
@@ -69,6 +72,14 @@ def head_kind(model: LoadedModel, config: AdaptConfig, *, regression: bool) -> H
         UsageError: a kind that this model or this task cannot have.
     """
     kind, base = config.head.kind, model.base_head
+    if not TASKS[task_type].has_head:
+        if kind in ("analytic", "label-text"):
+            raise _unfit(
+                kind,
+                f"a kind of task with a head of its own, not {task_type}",
+                "a model that yields its outputs by itself",
+            )
+        return "linear"
     if kind == "auto":
         return "analytic" if base is None else "linear"
     if kind == "analytic" and base is not None and not base.has_bias:
@@ -76,9 +87,9 @@ def head_kind(model: LoadedModel, config: AdaptConfig, *, regression: bool) -> H
             kind, "a base whose classifier has a bias", f"{base.module_name}, which has none"
         )
     if kind == "label-text":
-        if model.source.modality != "text" or regression:
-            found = "values" if regression else f"{model.source.modality} data"
-            raise _unfit(kind, "texts with labels, since classes are their names' texts", found)
+        if model.source.modality != "text" or task_type != "classification":
+            found = f"{model.source.modality} data for {task_type}"
+            raise _unfit(kind, "texts for classification: its classes are their names", found)
         if base is not None:
             raise _unfit(kind, "an encoder without a classifier", f"{base.module_name}")
     return kind

@@ -24,8 +24,9 @@ from edge_pslora.core.history import fold, pool_bytes
 from edge_pslora.core.stability import stability_target
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.head import extend_labels, target_matrix, task_loss
+from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
@@ -37,6 +38,7 @@ from edge_pslora.training.merging import (
     running_sums,
     target_weights,
 )
+from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -101,10 +103,10 @@ def run_session(
         gram_rank(model.feature_size, config.budget.head_bytes)  # refuses a budget before training
     session = memory.sessions + 1
     head = memory.head
-    if head.task_type == "classification":
-        names = sorted({str(t) for t in data.targets}, key=_natural)
-        head = extend_labels(head, tuple(names))
-    wanted = target_matrix(data.targets, head.labels, head.task_type)
+    task = TASKS[head.task_type]
+    names = sorted(task.labels_in(data.targets), key=_natural)
+    head = extend_labels(head, tuple(names))
+    wanted = task.encode(data.targets, head.labels)
 
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
     adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
@@ -136,7 +138,7 @@ def run_session(
     def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
         samples = torch.from_numpy(batch)
         logits = in_session.logits(model.backbone(**inputs), samples)
-        return task_loss(logits, wanted[samples], head)
+        return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
     progress.start("training", len(data.targets) * config.train.epochs)
     with injected(model.backbone.model, adapters):
@@ -238,9 +240,7 @@ def _extra_parameters(
     """What is trained besides the adapters: (parts of) a linear head, and norms on request."""
     extra = {f"head.{name}": parameter for name, parameter in head.items()}
     if config.train.train_norms:
-        for name, module in backbone.model.named_modules():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d | nn.BatchNorm1d):
-                extra |= {f"{name}.{n}": p for n, p in module.named_parameters()}
+        extra |= norm_parameters(backbone.model)
     for parameter in extra.values():
         parameter.requires_grad_(True)
     return extra

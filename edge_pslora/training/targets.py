@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import nn
 
 from edge_pslora.errors import ModelError
+from edge_pslora.models.target_names import auto_names, matched
 
-TargetKind = Literal["linear", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"]
+TargetKind = Literal[
+    "linear", "transposed_linear", "conv1d", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"
+]
 
-# What `auto` means for a transformer: query, value and both feed-forward products, under the names
-# that the families give them.
-TRANSFORMER_NAMES = (
-    *("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj"),
-    *("intermediate.dense", "output.dense", "lin1", "lin2", "fc1", "fc2", "up_proj", "down_proj"),
-)
+
+TRANSPOSED: tuple[TargetKind, ...] = ("embedding", "transposed_linear")  # weight = matrix^T
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Target:
 
     name: dotted path of the module. weight_name: name of the weight in the state dict. shape:
     (out, in) of the update D = s B A; a convolution's kernel is flattened into `in`, an embedding
-    [num, dim] counts as the transposed matrix (dim, num), as PEFT stores it.
+    [num, dim] counts as the transposed matrix (dim, num), as PEFT stores it, and so does the
+    weight [in, out] of transformers' Conv1D, kind `transposed_linear`.
     """
 
     name: str
@@ -40,12 +39,12 @@ class Target:
 
 def as_matrix(weight: torch.Tensor, target: Target) -> torch.Tensor:
     """The weight of a target as the matrix [out, in] that its update is added to."""
-    return weight.T if target.kind == "embedding" else weight.reshape(target.shape)
+    return weight.T if target.kind in TRANSPOSED else weight.reshape(target.shape)
 
 
 def as_weight(matrix: torch.Tensor, target: Target, like: torch.Size) -> torch.Tensor:
     """The inverse of `as_matrix`: [out, in] in the shape of the weight."""
-    return matrix.T.contiguous() if target.kind == "embedding" else matrix.reshape(like)
+    return matrix.T.contiguous() if target.kind in TRANSPOSED else matrix.reshape(like)
 
 
 def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...]:
@@ -63,10 +62,11 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...
         if pattern == "auto":
             chosen |= _auto([t for t in candidates.values() if t.weight_name not in tied])
             continue
-        matched = {name for name, _ in model.named_modules() if name and _matches(name, pattern)}
-        usable = matched & candidates.keys()
+        names = [name for name, _ in model.named_modules() if name]
+        found = matched(names, pattern)
+        usable = found & candidates.keys()
         if not usable:
-            raise _no_match(model, pattern, matched)
+            raise _no_match(model, pattern, found)
         for name in usable:
             partners = tied.get(candidates[name].weight_name)
             if partners:
@@ -92,6 +92,8 @@ def _candidates(model: nn.Module) -> list[Target]:
     }
     for name, module in modules.items():
         weight_name = f"{name}.weight" if name else "weight"
+        if not isinstance(module, nn.MultiheadAttention) and not _owns_weight(module):
+            continue
         if isinstance(module, nn.MultiheadAttention):
             if module.in_proj_weight is not None:
                 out, size = module.in_proj_weight.shape
@@ -99,9 +101,13 @@ def _candidates(model: nn.Module) -> list[Target]:
         elif isinstance(module, nn.Linear):
             kind: TargetKind = "mha_out_proj" if name in inside_attention else "linear"
             found.append(Target(name, kind, weight_name, (module.out_features, module.in_features)))
-        elif isinstance(module, nn.Conv2d) and module.groups == 1:
+        elif is_transposed_linear(module):
+            size, out = module.get_parameter("weight").shape
+            found.append(Target(name, "transposed_linear", weight_name, (out, size)))
+        elif isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1:
             shape = (module.out_channels, math.prod(module.weight.shape[1:]))
-            found.append(Target(name, "conv2d", weight_name, shape))
+            kind = "conv1d" if isinstance(module, nn.Conv1d) else "conv2d"
+            found.append(Target(name, kind, weight_name, shape))
         elif isinstance(module, nn.Embedding) and module.max_norm is None:
             found.append(
                 Target(
@@ -114,25 +120,29 @@ def _candidates(model: nn.Module) -> list[Target]:
     return found
 
 
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D (GPT-2), y = x W + b with W [in, out]; imports nothing of it."""
+    kind = type(module)
+    return (
+        kind.__name__ == "Conv1D"
+        and kind.__module__.startswith("transformers.")
+        and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        and weight.dim() == 2
+        and weight.shape[1] == getattr(module, "nf", None)
+    )
+
+
+def _owns_weight(module: nn.Module) -> bool:
+    """Whether its weight is a parameter of its own, not computed from others (weight norm)."""
+    return module._parameters.get("weight") is not None
+
+
 def _auto(candidates: Sequence[Target]) -> set[str]:
-    by_name = {
-        t.name
-        for t in candidates
-        if t.kind == "linear"
-        and any(_matches(t.name, end) for end in TRANSFORMER_NAMES)
-        # BERT's names for the second feed-forward product and the attention's output end alike
-        and not _matches(t.name, "attention.output.dense")
-    }
-    by_name |= {t.name for t in candidates if t.kind == "mha_in_proj"}
-    if by_name:
-        return by_name
-    # elsewhere the upper two thirds: the first layers are the most general and the dearest to train
-    layers = [t.name for t in candidates if t.kind in ("linear", "conv2d")]
-    return set(layers[-math.floor(len(layers) * 2 / 3) :]) if len(layers) > 1 else set(layers)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith("." + pattern) or fnmatchcase(name, pattern)
+    return auto_names(
+        linear=[t.name for t in candidates if t.kind in ("linear", "transposed_linear")],
+        packed=[t.name for t in candidates if t.kind == "mha_in_proj"],
+        layers=[t.name for t in candidates if t.kind not in ("embedding", "mha_out_proj")],
+    )
 
 
 def _tied_weights(model: nn.Module) -> dict[str, list[str]]:
@@ -148,12 +158,21 @@ def _tied_weights(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
+def _described(module: nn.Module) -> str:
+    name = type(module).__name__
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1:
+        return f"{name} with {module.groups} groups"
+    computed = not _owns_weight(module) and isinstance(
+        getattr(module, "weight", None), torch.Tensor
+    )
+    return f"{name} whose weight is computed from others" if computed else name
+
+
 def _no_match(model: nn.Module, pattern: str, matched: set[str]) -> ModelError:
     if matched:
         name = min(matched)
         module = model.get_submodule(name)
-        extra = f" with {module.groups} groups" if isinstance(module, nn.Conv2d) else ""
-        found = f"{name} is a {type(module).__name__}{extra}"
+        found = f"{name} is a {_described(module)}"
     else:
         names = [t.name for t in _candidates(model)]
         found = f"no such layer; the model has {', '.join(names[:6]) or 'none'}" + (
@@ -161,7 +180,7 @@ def _no_match(model: nn.Module, pattern: str, matched: set[str]) -> ModelError:
         )
     return ModelError(
         f"--target {pattern}",
-        expected="a Linear, Conv2d with one group, Embedding or MultiheadAttention layer",
+        expected="a Linear, Conv1d or Conv2d with one group, Embedding or MultiheadAttention layer",
         found=found,
         remedy="name another target",
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from edge_pslora.workspace.tensors import read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+SIDECAR = "pslora_config.json"
+TRANSPOSED = "transposed"  # in the sidecar: paths of the layers that are transformers' Conv1D
 PREFIX = "base_model.model."
 OUT_PROJ = ".base_layer.out_proj"  # of a packed attention, as PEFT stores it
 
@@ -71,7 +73,8 @@ class LoraModule:
     """One adapted module.
 
     path: its name, as stored; tensor: the weight it adapts; scaling: alpha / r (rsLoRA: / sqrt r);
-    packed: half of a packed attention, of which PEFT always stores both.
+    packed: half of a packed attention, of which PEFT always stores both; fan_in_fan_out: the weight
+    is [in, out], as far as the folder says so.
     """
 
     path: str
@@ -91,12 +94,17 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One checked folder. others: name of a saved whole tensor in the model -> its key."""
+    """One checked folder.
+
+    others: name of a saved whole tensor in the model -> its key. layouts_known: the folder says of each
+    layer whether its weight is [in, out]; else one flag stands for all, and PEFT corrects it.
+    """
 
     folder: Path
     header: Header
     modules: tuple[LoraModule, ...]
     others: Mapping[str, str]
+    layouts_known: bool = False
 
     @property
     def weights(self) -> Path:
@@ -137,7 +145,10 @@ def read_adapter(folder: Path) -> Adapter:
         _module(path, keys, attentions, header, config, where)
         for path, keys in sorted(factors.items())
     )
-    return Adapter(folder, header, modules, others)
+    transposed = _transposed(folder)
+    if transposed is not None:
+        modules = tuple(replace(m, fan_in_fan_out=m.path in transposed) for m in modules)
+    return Adapter(folder, header, modules, others, transposed is not None)
 
 
 def check_fits(adapter: Adapter, module: LoraModule, shape: tuple[int, ...]) -> None:
@@ -203,6 +214,19 @@ def _module(
         tensor = f"{path}.in_proj_weight" if packed else f"{path}.weight"
     fan = bool(config.get("fan_in_fan_out")) and not packed
     return LoraModule(path, tensor, a_key, b_key, int(rank), scaling, embedding, fan, packed)
+
+
+def _transposed(folder: Path) -> frozenset[str] | None:
+    """The layers that our sidecar names as transposed; None where there is no such list."""
+    if not (folder / SIDECAR).is_file():
+        return None
+    names = strict_json.read(folder / SIDECAR, error=AdapterError).get(TRANSPOSED)
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        remedy = "restore the file that belongs to this adapter"
+        raise _bad(str(folder / SIDECAR), f"names in {TRANSPOSED}", repr(names), remedy)
+    return frozenset(names)
 
 
 def _grouped(where: str, groups: int) -> AdapterError:

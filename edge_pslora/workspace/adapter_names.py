@@ -6,7 +6,7 @@ An encoder saved alone names `layer.0.q.weight` what the classifier around it na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from edge_pslora.errors import AdapterError
 from edge_pslora.workspace.adapter_folder import Adapter
@@ -20,17 +20,29 @@ def rename_between(adapter: Adapter, base: Header, base_name: str) -> Callable[[
         AdapterError: some module has no tensor in the base, or two prefixes would do.
     """
     names = [module.tensor for module in adapter.modules]
+    return rename_among(names, base.specs, str(adapter.weights), base_name)
+
+
+def rename_among(
+    names: Sequence[str], known: Collection[str], where: str, base_name: str
+) -> Callable[[str], str]:
+    """`rename_between` for plain names: the adapter's `names` among the base's `known` ones.
+
+    Raises:
+        AdapterError: some name has no partner in `known`, or two prefixes would do.
+    """
+    known = frozenset(known)
     fits = [
         (removed, added)
-        for removed, added in _candidates(names[0], base.specs)
-        if all(_apply(name, removed, added) in base.specs for name in names)
+        for removed, added in _candidates(names[0], known)
+        if all(_apply(name, removed, added) in known for name in names)
     ]
     if len(fits) > 1 and ("", "") in fits:
         fits = [("", "")]  # the names as they are go before any guess
     if len(fits) != 1:
-        missing = next((name for name in names if name not in base.specs), names[0])
+        missing = next((name for name in names if name not in known), names[0])
         raise AdapterError(
-            f"{adapter.weights}, {missing}",
+            f"{where}, {missing}",
             expected=f"{missing} in {base_name}",
             found="no such tensor, with no prefix either" if not fits else "several that could be",
             remedy="use the base model that the adapter was trained on",
@@ -40,7 +52,7 @@ def rename_between(adapter: Adapter, base: Header, base_name: str) -> Callable[[
     def rename(name: str) -> str:
         renamed = _apply(name, removed, added)
         # a head stands beside the prefixed encoder: then its own name is right
-        return renamed if renamed in base.specs else name
+        return renamed if renamed is not None and renamed in known else name
 
     return rename
 

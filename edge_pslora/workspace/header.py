@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.config import TaskType
+from edge_pslora.config import TASK_TYPES, TaskType
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.workspace import layout, manifest, strict_json
 from edge_pslora.workspace.reading import FileDigest
@@ -88,7 +88,7 @@ def read(workspace: Path) -> Header:
     labels, source, files = content.get("labels"), content.get("source"), content.get("base_files")
     if (
         content.keys() != _FIELDS
-        or content["task_type"] not in ("classification", "regression")
+        or content["task_type"] not in TASK_TYPES
         or not isinstance(labels, list)
         or not all(isinstance(label, str) for label in labels)
         or not isinstance(source, dict)

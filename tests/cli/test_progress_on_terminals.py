@@ -22,6 +22,7 @@ def _work(progress: Progress) -> None:
     for _ in range(4):
         progress.advance(1, "loss [red]0.5[/red]")
     progress.finish()
+    progress.say("rank 8 on [2] layers")
     progress.start("read", None)
     progress.advance(3)
     progress.finish()
@@ -44,6 +45,7 @@ def test_stages_are_drawn_on_a_terminal() -> None:
         _work(progress)
     assert "train" in stream.getvalue()
     assert "read" in stream.getvalue()
+    assert "rank 8 on [2] layers" in stream.getvalue()
 
 
 def test_a_failure_ends_the_drawing() -> None:

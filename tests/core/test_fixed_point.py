@@ -56,3 +56,10 @@ def test_zeros_and_an_empty_history_pack_too():
     left, right = unpack(pack(torch.zeros(3, 1), torch.ones(1, 2), (1, 1, 0)), (3, 2), (1, 1, 0))
     assert torch.equal(left, torch.zeros(3, 1))
     torch.testing.assert_close(right, torch.ones(1, 2))
+
+
+def test_nothing_at_all_is_read_back_from_a_file():
+    """numpy gives an array without entries a stride of 0."""
+    empty = torch.as_strided(torch.zeros(0, dtype=torch.uint8), (0,), (0,))
+    left, right = unpack(empty, (3, 2), (0, 0, 0))
+    assert (tuple(left.shape), tuple(right.shape)) == ((3, 0), (0, 2))

@@ -14,7 +14,11 @@ import pytest
 
 from edge_pslora.errors import EdgePsloraError, UsageError, WorkspaceError
 from edge_pslora.exporters.export import ExportResult, Format, export_generation
-from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
+from edge_pslora.exporters.lora_factors import (
+    LoraFactors,
+    factors_from_matrices,
+    transposes,
+)
 from edge_pslora.exporters.peft_adapter import read_peft_adapter, write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
 from edge_pslora.workspace.manifest import Manifest
@@ -24,6 +28,9 @@ from edge_pslora.workspace.workspace import Workspace
 SHAPES = {
     "fc": ("linear", "model.fc.weight", (6, 8)),
     "conv": ("conv2d", "model.conv.weight", (4, 3, 3, 3)),
+    "series": ("conv1d", "model.series.weight", (4, 3, 5)),
+    "c_attn": ("transposed_linear", "model.c_attn.weight", (6, 9)),
+    "c_proj": ("transposed_linear", "model.c_proj.weight", (6, 6)),
     "embed": ("embedding", "model.embed.weight", (12, 5)),
     "attention": ("mha_in_proj", "model.attention.in_proj_weight", (12, 4)),
 }
@@ -42,7 +49,7 @@ def layers_of(session: int, paths: tuple[str, ...] = tuple(SHAPES)) -> dict[str,
     layers = {}
     for path in paths:
         kind, _, shape = SHAPES[path]
-        out, size = (shape[1], shape[0]) if kind == "embedding" else (shape[0], None)
+        out, size = (shape[1], shape[0]) if transposes(kind) else (shape[0], None)
         size = size or int(np.prod(shape[1:]))
         A, B = rng.normal(size=(2, size)), rng.normal(size=(out, 2))
         layers[path] = factors_from_matrices(

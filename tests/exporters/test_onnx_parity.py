@@ -93,7 +93,7 @@ def test_error_is_the_largest_shift_and_batches_only_add(values: np.ndarray, shi
 
 def test_regression_agrees_by_value() -> None:
     expected = np.float32([[1.0], [2.0]])
-    assert compare([(expected, expected + np.float32([[0.0], [0.5]]))]).agreement == 0.5
+    assert compare([(expected, expected + np.float32([[0.0], [0.5]]))], None).agreement == 0.5
 
 
 def test_no_batches_is_refused(tmp_path: Path) -> None:

@@ -49,12 +49,14 @@ class Net(nn.Module):
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.block = Block()
         self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.series = nn.Conv1d(3, 8, 3, stride=2)
         self.fc = nn.Linear(8, 4)
 
     def forward(self, ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         x = self.embed(ids)
         x = self.attention(x, x, x, need_weights=False)[0]
-        out: torch.Tensor = self.fc(self.block(x).mean(1) + self.conv(image).mean((2, 3)))
+        seen = self.conv(image).mean((2, 3)) + self.series(image.flatten(2)).mean(2)
+        out: torch.Tensor = self.fc(self.block(x).mean(1) + seen)
         return out
 
 
@@ -63,6 +65,7 @@ WEIGHTS = {
     "attention": ("mha_in_proj", "attention.in_proj_weight"),
     "block.fc": ("linear", "block.fc.weight"),
     "conv": ("conv2d", "conv.weight"),
+    "series": ("conv1d", "series.weight"),
     "fc": ("linear", "fc.weight"),
 }
 
@@ -106,7 +109,9 @@ def peft_outputs(folder: Path) -> torch.Tensor:
     return outputs
 
 
-@pytest.mark.parametrize("paths", [["embed"], ["attention"], ["conv"], ["block.fc"], list(WEIGHTS)])
+@pytest.mark.parametrize(
+    "paths", [["embed"], ["attention"], ["conv"], ["series"], ["block.fc"], list(WEIGHTS)]
+)
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_peft_computes_with_base_plus_delta(
     tmp_path: Path, paths: list[str], use_rslora: bool
@@ -224,6 +229,8 @@ def test_files_keys_and_sidecar(tmp_path: Path) -> None:
         "block.fc.lora_B.weight": (8, 2),
         "conv.lora_A.weight": (2, 3, 3, 3),
         "conv.lora_B.weight": (8, 2, 1, 1),
+        "series.lora_A.weight": (2, 3, 3),
+        "series.lora_B.weight": (8, 2, 1),
         "fc.lora_A.weight": (2, 8),
         "fc.lora_B.weight": (4, 2),
     }
@@ -272,6 +279,7 @@ def test_bad_layers_leave_nothing_behind(tmp_path: Path) -> None:
         {},
         {"fc": LoraFactors("linear", good.A, good.B[:, :1], 1.0)},
         {"fc": LoraFactors("conv2d", good.A, good.B, 1.0)},
+        {"fc": LoraFactors("conv1d", good.A, good.B, 1.0)},
         {"fc": LoraFactors("mha_in_proj", good.A, good.B, 1.0)},
         {"fc": LoraFactors("linear", good.A, good.B, 0.0)},
         {"fc": LoraFactors("linear", good.A, good.B, float("nan"))},
@@ -289,7 +297,6 @@ def test_bad_layers_leave_nothing_behind(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "peft_type"),
         ({"use_dora": True}, "use_dora"),
         ({"r": 5}, "rank"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
     ],
 )
 def test_adapters_that_are_not_plain_lora_are_refused(

@@ -229,7 +229,7 @@ def refused(folder: Path, samples: Samples, tmp_path: Path, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pickled_and_sharded_weights_are_refused_by_name(
+def test_pickled_weights_are_refused_by_name(
     hf_folder: Build, texts: Samples, tmp_path: Path
 ) -> None:
     folder = hf_folder("bert")

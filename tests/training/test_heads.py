@@ -17,7 +17,7 @@ from edge_pslora.core.analytic_head import add_samples, empty_statistics, solve_
 from edge_pslora.core.ridge_path import RIDGES
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import BudgetError, UsageError
-from edge_pslora.models.types import LoadedModel, ModelSource
+from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import Head, cross_fit, refit, sample_weights
 from edge_pslora.training.memory import Memory, first_memory
@@ -39,7 +39,7 @@ def _sessions(config: AdaptConfig, *groups: tuple[str, ...]) -> tuple[LoadedMode
         rows, names = blobs(labels, seed=seed)
         if memory is None:
             targets = find_targets(model.backbone.model, config.lora.target_modules)
-            memory = first_memory(model, targets, config, names)
+            memory = first_memory(model, targets, config, "classification", names)
         data = SessionData(ArrayInputs(rows), names)
         result = run_session(model, base.__getitem__, memory, data, config)
         memory = result.memory
@@ -212,7 +212,7 @@ def test_names_are_classes_before_and_after_learning():
             config = replace(
                 config, lora=replace(config.lora, target_modules=("layer", "embedding"))
             )
-            memory = first_memory(model, targets, config, names)
+            memory = first_memory(model, targets, config, "classification", names)
         inputs = model.encoder.encode(Samples("text", "classification", texts, names))
         result = run_session(model, base.__getitem__, memory, SessionData(inputs, names), config)
         memory = result.memory
@@ -249,7 +249,7 @@ def test_a_session_of_one_label_still_trains():
     texts, names = _texts((0, 1))
     targets = find_targets(model.backbone.model, ("auto",))
     base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
-    memory = first_memory(model, targets, config, names)
+    memory = first_memory(model, targets, config, "classification", names)
     samples = Samples("text", "classification", texts, names)
     for chosen in (names != "", names == "0"):
         part = samples.take(np.flatnonzero(chosen).astype(np.int64))
@@ -262,9 +262,13 @@ def test_a_session_of_one_label_still_trains():
 def test_label_text_needs_texts_with_labels_and_an_encoder_without_a_classifier():
     config = replace(FAST, head=HeadConfig(kind="label-text"))
     names, values = np.array(["a", "b"]), np.array([0.1, 0.2], dtype=np.float32)
-    for model, targets, found in (
-        (tiny_model(), names, "table data"),
-        (_text_model(), values, "values"),
+    for model, kind, targets, found in (
+        (tiny_model(), "classification", names, "table data for classification"),
+        (_text_model(), "regression", values, "text data for regression"),
+        (_text_model(), "multilabel", names, "text data for multilabel"),
     ):
         with pytest.raises(UsageError, match=f"label-text: expected texts .* found {found}"):
-            first_memory(model, (), config, targets)
+            first_memory(model, (), config, kind, targets)
+    base = BaseHead(("a", "b"), torch.zeros(2, 16), torch.zeros(2), "classifier")
+    with pytest.raises(UsageError, match="an encoder without a classifier; found classifier"):
+        first_memory(replace(_text_model(), base_head=base), (), config, "classification", names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.targets import as_weight, find_targets
@@ -24,6 +25,28 @@ def _conv(**settings: object) -> nn.Module:
     return nn.Conv2d(3, 5, 3, **settings)  # type: ignore[arg-type]
 
 
+def _series(**settings: object) -> nn.Module:
+    return nn.Conv1d(3, 5, 3, **settings)  # type: ignore[arg-type]
+
+
+class Padded(nn.Conv2d):
+    """What timm and others do: more in forward than nn.Conv2d does, which a hook would not see."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1), value=1.0))
+
+
+class Standardised(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.weight / self.weight.norm(dim=1, keepdim=True)
+        return nn.functional.linear(input, weight, self.bias)
+
+
+class Scaled(nn.Embedding):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * 3
+
+
 CASES = {
     "linear": (nn.Linear(7, 5), "0", torch.randn(4, 7)),
     "linear, three dimensions": (nn.Linear(7, 5, bias=False), "0", torch.randn(2, 4, 7)),
@@ -31,6 +54,16 @@ CASES = {
     "conv, strided": (_conv(stride=2, padding=1), "0", torch.randn(2, 3, 9, 8)),
     "conv, dilated": (_conv(dilation=2, padding="same"), "0", torch.randn(2, 3, 9, 8)),
     "conv, circular": (_conv(padding=1, padding_mode="circular"), "0", torch.randn(2, 3, 9, 8)),
+    "series": (_series(), "0", torch.randn(2, 3, 9)),
+    "series, strided": (_series(stride=2, padding=2), "0", torch.randn(2, 3, 9)),
+    "series, dilated": (_series(dilation=2, padding="same"), "0", torch.randn(2, 3, 9)),
+    "series, reflected": (_series(padding=1, padding_mode="reflect"), "0", torch.randn(2, 3, 9)),
+    "series, circular": (_series(padding=2, padding_mode="circular"), "0", torch.randn(2, 3, 9)),
+    "Conv1D of GPT-2": (Conv1D(5, 7), "0", torch.randn(2, 4, 7)),
+    "Conv1D, square": (Conv1D(6, 6), "0", torch.randn(2, 4, 6)),
+    "a convolution that pads": (Padded(3, 5, 3, stride=2), "0", torch.randn(2, 3, 9, 8)),
+    "a linear of unit rows": (Standardised(7, 5), "0", torch.randn(4, 7)),
+    "an embedding that scales": (Scaled(11, 6), "0", torch.arange(10).reshape(2, 5)),
     "embedding": (nn.Embedding(11, 6), "0", torch.arange(10).reshape(2, 5)),
     "packed attention": (Attention(), "0.attention", torch.randn(2, 5, 8)),
     "attention output": (Attention(), "0.attention.out_proj", torch.randn(2, 5, 8)),

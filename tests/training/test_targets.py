@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from transformers.pytorch_utils import Conv1D
 
 from edge_pslora.errors import ModelError
 from edge_pslora.training.targets import as_matrix, as_weight, find_targets
@@ -73,6 +75,13 @@ def test_a_pattern_that_matches_nothing_names_what_there_is():
     ("layer", "found"),
     [
         (nn.Conv2d(4, 4, 3, groups=4), "0 is a Conv2d with 4 groups"),
+        (nn.Conv1d(4, 4, 3, groups=2), "0 is a Conv1d with 2 groups"),
+        (nn.Conv1d(4, 4, 3, groups=4), "0 is a Conv1d with 4 groups"),
+        (nn.ConvTranspose1d(4, 4, 3), "0 is a ConvTranspose1d"),
+        (nn.ConvTranspose2d(4, 4, 3), "0 is a ConvTranspose2d"),
+        (nn.Conv3d(4, 4, 3), "0 is a Conv3d"),
+        (weight_norm(nn.Conv1d(4, 4, 3)), "0 is a ParametrizedConv1d whose weight is computed"),
+        (weight_norm(nn.Linear(4, 4)), "0 is a ParametrizedLinear whose weight is computed"),
         (nn.LayerNorm(4), "0 is a LayerNorm"),
         (nn.Embedding(4, 4, max_norm=1.0), "0 is a Embedding"),
     ],
@@ -91,7 +100,27 @@ def test_tied_weights_are_found_by_storage():
     assert "head" not in [t.name for t in find_targets(model, ["auto"])]
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(5, 3), nn.Conv2d(2, 3, 3), nn.Embedding(7, 3)])
+def test_auto_leaves_out_what_cannot_take_an_adapter():
+    layers = [nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3, groups=4), nn.ConvTranspose1d(4, 4, 3)]
+    model = nn.Sequential(*layers, weight_norm(nn.Conv1d(4, 4, 3)), nn.Conv1d(4, 4, 1))
+    assert [t.name for t in find_targets(model, ["auto"])] == ["4"]
+
+
+def test_conv1d_of_gpt_2_is_known_by_its_module_and_shape():
+    (target,) = find_targets(nn.Sequential(Conv1D(5, 3)), ["0"])
+    assert (target.kind, target.shape) == ("transposed_linear", (5, 3))
+
+    class Other(Conv1D):
+        pass  # of this module: it may compute anything
+
+    with pytest.raises(ModelError, match="0 is a Other"):
+        find_targets(nn.Sequential(Other(5, 3)), ["0"])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(5, 3), nn.Conv2d(2, 3, 3), nn.Conv1d(2, 3, 3), nn.Embedding(7, 3), Conv1D(5, 3)],
+)
 def test_matrix_and_weight_are_inverses(layer):
     (target,) = find_targets(nn.Sequential(layer), ["0"])
     matrix = as_matrix(layer.weight.detach(), target)

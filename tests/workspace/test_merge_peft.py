@@ -110,6 +110,36 @@ def test_fan_in_fan_out_layers_of_transformers(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", [("wide", "linear"), ("linear", "wide")])
+def test_one_flag_for_layers_of_both_kinds(tmp_path, order):
+    """PEFT corrects the flag layer by layer and saves the last: the shapes say what is right."""
+    layers = pytest.importorskip("transformers.pytorch_utils")
+
+    def build(torch):
+        known = {"wide": layers.Conv1D(9, 4), "linear": torch.nn.Linear(3, 5)}
+        return torch.nn.ModuleDict({name: known[name] for name in order})
+
+    _, adapted = saved(tmp_path, build, list(order))
+    _, result = merged_by_us(tmp_path)
+    for name, value in adapted.merge_and_unload().state_dict().items():
+        np.testing.assert_allclose(result[name], value.numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_square_weight_beside_both_kinds_is_refused(tmp_path):
+    layers = pytest.importorskip("transformers.pytorch_utils")
+
+    def build(torch):
+        parts = {"square": layers.Conv1D(4, 4), "wide": layers.Conv1D(9, 4)}
+        return torch.nn.ModuleDict({**parts, "linear": torch.nn.Linear(3, 5)})
+
+    saved(tmp_path, build, ["square", "wide", "linear"])
+    with pytest.raises(AdapterError, match=r"square: .*fan_in_fan_out"):
+        merged_by_us(tmp_path)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bias", ["none", "all"])
 def test_packed_attention(tmp_path, bias):
     """Against s B A, not against PEFT's forward, which applies out_proj's update twice (0.21)."""
@@ -139,10 +169,11 @@ def test_packed_attention(tmp_path, bias):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d"])
 @pytest.mark.parametrize("groups", [2, 4])
-def test_grouped_convolutions_are_refused_as_peft_does(tmp_path, groups):
+def test_grouped_convolutions_are_refused_as_peft_does(tmp_path, kind, groups):
     def build(torch):
-        return torch.nn.ModuleDict({"conv": torch.nn.Conv2d(4, 8, 3, groups=groups)})
+        return torch.nn.ModuleDict({"conv": getattr(torch.nn, kind)(4, 8, 3, groups=groups)})
 
     _, adapted = saved(tmp_path, build, ["conv"])
     with pytest.raises(NotImplementedError):

@@ -1,0 +1,66 @@
+"""One label of a set for each sample. Score: 1 right, 0 wrong; headline figure: accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
+
+
+def _labels_in(targets: Array) -> set[str]:
+    return {str(target) for target in targets}
+
+
+def _encode(targets: Array, labels: tuple[str, ...]) -> torch.Tensor:
+    """int64 [N], positions in `labels`; -1 = unknown."""
+    position = {label: index for index, label in enumerate(labels)}
+    return torch.tensor([position.get(str(t), -1) for t in targets], dtype=torch.int64)
+
+
+def _loss(
+    logits: torch.Tensor, encoded: torch.Tensor, inputs: Inputs, scale: float
+) -> torch.Tensor:
+    """Mean cross-entropy of logits [N, C]."""
+    return F.cross_entropy(logits, encoded)
+
+
+def _measure(
+    logits: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
+) -> Measures:
+    names = np.array(labels, dtype=np.str_)
+    predicted = names[logits[:, : len(names)].argmax(axis=1)]
+    return {"score": (predicted == targets.astype(np.str_)).astype(np.float64)}
+
+
+def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, float]:
+    return {"accuracy": mean(measures["score"])}
+
+
+def _per_label(measures: Measures, targets: Array, labels: Sequence[str]) -> dict[str, float]:
+    names = targets.astype(np.str_)
+    return {str(label): mean(measures["score"][names == label]) for label in np.unique(names)}
+
+
+def _constant(train: Array, held: Array, scale: float) -> Array:
+    """Always the most frequent label."""
+    labels, counts = np.unique(train.astype(np.str_), return_counts=True)
+    right = held.astype(np.str_) == labels[counts.argmax()]
+    return np.asarray(right.astype(np.float64))
+
+
+CLASSIFICATION = Task(
+    metric="accuracy",
+    labels_in=_labels_in,
+    encode=_encode,
+    columns=F.one_hot,
+    loss=_loss,
+    measure=_measure,
+    figures=_figures,
+    per_label=_per_label,
+    constant=_constant,
+    predict=lambda logits: np.asarray(logits.argmax(axis=1)),
+)

@@ -1,0 +1,143 @@
+"""Every family of text encoders, with and without a head, from its folder to a proven ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_pslora import AdaptResult, Workspace, adapt
+from edge_pslora.data.types import Samples
+from edge_pslora.exporters.export import export_generation
+from edge_pslora.workspace.tensors import read_tensors
+from tests.families import family_kit
+from tests.families.family_checks import (
+    CONFIG,
+    Served,
+    assert_only_changed,
+    assert_parity,
+    assert_transformers_agrees,
+    ends,
+    served,
+)
+from tests.pipeline import pipeline_kit as kit
+
+transformers = pytest.importorskip("transformers")
+
+LABELS = ("sport", "food")
+BERT = ("self.query", "self.value", "intermediate.dense", "output.dense")
+DISENTANGLED = ("query_proj", "value_proj", "intermediate.dense", "output.dense")
+TARGETS = {
+    "bert": BERT,
+    "minilm": BERT,
+    "distilbert": ("q_lin", "v_lin", "lin1", "lin2"),
+    "roberta": BERT,
+    "deberta": ("in_proj", "intermediate.dense", "output.dense"),
+    "deberta-v2": DISENTANGLED,
+    "deberta-v3": DISENTANGLED,
+    "electra": BERT,
+    "mpnet": ("attn.q", "attn.v", "intermediate.dense", "output.dense"),
+    "albert": ("attention.query", "attention.value", "ffn", "ffn_output"),
+    "gpt2": ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),
+    "modernbert": ("attn.Wqkv", "mlp.Wi", "mlp.Wo"),
+}
+LAYERS = {"albert": 1}  # its layers share one set of weights
+CASES = [
+    *((name, headed) for name in ("bert", "distilbert", "roberta") for headed in (False, True)),
+    *(("minilm", False), ("deberta", True), ("deberta-v2", True), ("deberta-v3", False)),
+    *(("electra", True), ("mpnet", False), ("albert", True), ("modernbert", True), ("gpt2", True)),
+]
+SLOW = pytest.mark.slow
+
+
+def batches(found: Served) -> list[dict[str, torch.Tensor]]:
+    """One text of one word, five of up to a dozen words: other sizes than the example's."""
+    rng = np.random.default_rng(0)
+    words = " ".join(kit.TOPICS.values()).split()
+    texts = ["goal", *(" ".join(rng.choice(words, size)) for size in (12, 3, 7, 9, 5))]
+    encoded = found.model.encoder.encode(
+        Samples("text", "classification", texts, np.array(["sport"] * len(texts)))
+    )
+    return [encoded.batch(np.array([0])), encoded.batch(np.arange(1, 6))]
+
+
+def learn(folder: Path, base: Path | None, topics: tuple[str, ...], n: int = 16) -> AdaptResult:
+    data = kit.write_jsonl(folder / f"{'-'.join(topics)}.jsonl", topics, n=n)
+    model = None if base is None else str(base)
+    return adapt(data, model=model, workspace=folder / "w", config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "headed"),
+    [pytest.param(*case, marks=SLOW if "deberta" in case[0] else ()) for case in CASES],
+)
+def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
+    labels = LABELS if headed else None
+    base = family_kit.TEXT_FAMILIES[name](tmp_path / "model", labels=labels)
+    assert (base / "model.safetensors").stat().st_size < 40_000
+    result = learn(tmp_path, base, LABELS)
+    assert result.promoted, result.reason
+    assert result.metrics["onnx_agreement"] == 1.0
+    assert result.metrics["notes"] == []
+    targets = [layer["name"] for layer in result.metrics["layers"]]
+    assert ends(targets, TARGETS[name]) == set(TARGETS[name])
+    assert len(targets) == LAYERS.get(name, 2) * len(TARGETS[name])
+    assert not any("attention.output" in target for target in targets)
+    found = served(tmp_path / "w")
+    assert set(found.model.dynamic_axes.values()) == {("batch", "sequence")}
+    short, long = batches(found)
+    assert short["input_ids"].shape != long["input_ids"].shape
+    assert_parity(found, (short, long))
+    assert_only_changed(found, tmp_path / "w", targets)
+    if headed:
+        auto = transformers.AutoModelForSequenceClassification
+        assert_transformers_agrees(tmp_path / "w", tmp_path / "out", auto, long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "headed"), [("roberta", True), ("deberta-v3", False)])
+def test_a_second_session_with_new_labels(tmp_path: Path, name: str, headed: bool) -> None:
+    labels = LABELS if headed else None
+    base = family_kit.TEXT_FAMILIES[name](tmp_path / "model", labels=labels)
+    results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel", "money"))]
+    assert results[1].generation == results[0].generation + 1
+    assert set(results[1].metrics["labels"]) == {*LABELS, "travel", "money"}
+    generation = Workspace.open(tmp_path / "w").generation(results[1].generation)
+    assert generation.labels[:2] == tuple(results[0].metrics["labels"])
+    assert results[1].promoted, results[1].reason
+    found = served(tmp_path / "w")
+    assert_parity(found, batches(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
+    """Transposed weights through two sessions, a merge, an export and PEFT, without a warning."""
+    peft = pytest.importorskip("peft")
+    base = family_kit.TEXT_FAMILIES["gpt2"](tmp_path / "model")
+    results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel"))]
+    assert results[1].promoted, results[1].reason
+    out = tmp_path / "out"
+    export = export_generation(tmp_path / "w", out, "peft")
+    assert export.max_relative_error is not None
+    assert export.max_relative_error < 1e-3
+    own = transformers.AutoModel.from_pretrained(base, local_files_only=True)
+    model = peft.PeftModel.from_pretrained(own, str(out)).eval()
+    found = served(tmp_path / "w")
+    (batch, _) = batches(found)
+    head = read_tensors(out / "head.safetensors")
+    with torch.no_grad():
+        features = (
+            model(**batch).last_hidden_state.mean(1).numpy()
+        )  # of one text: nothing is padded
+    logits = found.onnx.run({name: value.numpy() for name, value in batch.items()})
+    np.testing.assert_allclose(features @ head["weight"].T + head["bias"], logits, atol=1e-2)
+
+
+def test_another_pad_token_is_said_aloud(tmp_path: Path) -> None:
+    base = family_kit.TEXT_FAMILIES["bert"](tmp_path / "model")
+    family_kit.save_tokenizer(base, family_kit.ROBERTA_SPECIAL, types=True)
+    (note,) = learn(tmp_path, base, LABELS).metrics["notes"]
+    assert "pads with the id 1, config.json says 0" in note
