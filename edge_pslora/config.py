@@ -170,9 +170,9 @@ class BudgetConfig:
 
     history_bytes: int = 1_000_000
     anchor_bytes: int = 4_000_000
-    head_bytes: int = 16_000_000
     ram_bytes: int | None = None
     time_seconds: float | None = None
+    head_bytes: int = 16_000_000
 
 
 @dataclass(frozen=True)
