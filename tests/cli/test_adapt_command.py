@@ -60,7 +60,9 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
             history_cache="int8",
         ),
         merge="average",
-        head=c.HeadConfig(kind="linear"),
+        head=c.HeadConfig(
+            kind="linear", ridge=0.1, class_balance="session", label_template="about {}"
+        ),
         train=c.TrainConfig(
             learning_rate=1e-3, epochs=2, batch_size=16, max_length=64, train_norms=True, seed=7
         ),
