@@ -134,6 +134,9 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     whole = leave_one_out(ridge_path(statistics), features, targets, weights)
     whole_map = analytic_head.fit_transport(features, features * 1.1, 1e-2)
     monkeypatch.setattr(analytic_head, "BLOCK", 5)
+    sizes: list[int] = []
+    augment = analytic_head.augment
+    monkeypatch.setattr(analytic_head, "augment", lambda f: sizes.append(len(f)) or augment(f))
     parts = leave_one_out(ridge_path(statistics), features, targets, weights)
     assert parts.session == pytest.approx(whole.session)
     again, *_ = _total(10, 23, 6, 3, True)
@@ -143,6 +146,7 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     torch.testing.assert_close(
         analytic_head.fit_transport(features, features * 1.1, 1e-2), whole_map
     )
+    assert max(sizes) == 5  # no float64 copy of more samples than that
 
 
 def test_weights_are_repetitions():
