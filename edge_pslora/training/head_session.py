@@ -23,7 +23,7 @@ from edge_pslora.training.head_rows import (
     row_penalty,
     starting_rows,
 )
-from edge_pslora.training.label_text import competing, label_texts, training_logits
+from edge_pslora.training.label_text import label_texts, named_here, training_logits
 
 Features = Callable[[str], torch.Tensor]  # name of the stage -> features [N, d] of the session
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -87,8 +87,9 @@ def _label_text(
     texts = label_texts(model, head.labels, template)
     batch = config.train.batch_size
     count = len(head.labels)
-    among = competing(targets, count)
-    guess = F.normalize(features("features before")) @ texts.embeddings(model.backbone, batch).T
+    among = named_here(targets)
+    served = texts.embeddings(model.backbone, batch)
+    guess = F.normalize(features("features before")) @ served.T
 
     def finish() -> Head:
         names = texts.embeddings(model.backbone, batch)
@@ -98,7 +99,7 @@ def _label_text(
 
     return HeadSession(
         lambda batch_features, samples: training_logits(
-            model.backbone, texts, among, batch_features, count
+            model.backbone, texts, among, batch_features, served
         ),
         finish,
         zero_shot=float((guess.argmax(1) == targets).double().mean()),

@@ -1,9 +1,9 @@
 """The label-text head: a class is the embedding of its name by the text encoder in training.
 
 Logits are scale * cosine(features, embedding). The embeddings are made anew from the weights that
-serve, so a label needs no samples and there is nothing to forget. In training both sides move: the
-texts and the names of the session's labels, which compete among themselves; names of other labels
-have no sample here that could pull them, and a softmax over all would only push them away.
+serve, so a label needs no samples and there is nothing to forget. In training all labels compete, and
+both sides move: the texts, and the names of the session's labels. The names of other labels have no
+sample here that could pull them: they stay where they were, so that nothing only pushes them away.
 """
 
 from __future__ import annotations
@@ -39,20 +39,19 @@ def label_texts(model: LoadedModel, labels: tuple[str, ...], template: str) -> L
     return LabelTexts(model.encoder.encode(Samples("text", "classification", texts, names)))
 
 
-def competing(targets: torch.Tensor, labels: int) -> torch.Tensor:
-    """int64 [K]: positions of the session's labels; of all, where a single one could teach nothing.
-
-    targets: int64 [N], positions among `labels` labels.
-    """
-    found = torch.tensor(sorted(set(targets.tolist())))
-    return found if len(found) > 1 else torch.arange(labels)
+def named_here(targets: torch.Tensor) -> torch.Tensor:
+    """int64 [K]: positions of the labels that a session has samples of; targets: int64 [N]."""
+    return torch.tensor(sorted(set(targets.tolist())))
 
 
 def training_logits(
-    backbone: Backbone, texts: LabelTexts, among: torch.Tensor, features: torch.Tensor, labels: int
+    backbone: Backbone,
+    texts: LabelTexts,
+    among: torch.Tensor,
+    features: torch.Tensor,
+    served: torch.Tensor,
 ) -> torch.Tensor:
-    """[B, labels] for features [B, d]; minus infinity for labels that do not compete."""
+    """[B, C] for features [B, d]; served [C, d]: the names' embeddings at the start, of norm 1."""
     names = F.normalize(backbone(**texts.inputs.batch(among.numpy())))  # [K, d]
-    cosines = F.normalize(features) @ names.T
-    logits = cosines.new_full((len(features), labels), -torch.inf)
-    return logits.index_copy(1, among, TRAINING_SCALE * cosines)
+    every = served.index_copy(0, among, names)
+    return TRAINING_SCALE * F.normalize(features) @ every.T
