@@ -6,7 +6,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
-.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core clean
+.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
+.PHONY: bench-heads clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -54,6 +55,10 @@ bench-streams: $(VENV)/.minilm
 # Forms of the history at equal bytes, on updates of real training.
 bench-history: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.history $(BENCH)
+
+# The heads on streams whose labels grow: what --head auto is decided by.
+bench-heads: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.heads $(BENCH)
 
 # What history, loss and merge cost beside what PEFT and plain loops cost, in one run.
 bench-core: $(VENV)/.minilm

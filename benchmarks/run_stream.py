@@ -84,7 +84,7 @@ def run_stream(
         seconds += time.perf_counter() - start
         matrix.append(tuple(accuracy(model, memory.head, task.test) for task in stream.tasks))
         on_session(name, matrix[-1])
-    return _summary(method.name, seed, tuple(matrix), seconds)
+    return summarised(method.name, seed, tuple(matrix), seconds)
 
 
 def accuracy(model: LoadedModel, head: Head, data: SessionData) -> float:
@@ -94,7 +94,7 @@ def accuracy(model: LoadedModel, head: Head, data: SessionData) -> float:
     return float(np.mean(np.array(head.labels, dtype=np.str_)[best] == data.targets))
 
 
-def _summary(
+def summarised(
     name: str, seed: int, matrix: tuple[tuple[float, ...], ...], seconds: float
 ) -> StreamRun:
     sessions, tasks = len(matrix), len(matrix[0])

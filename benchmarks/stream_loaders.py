@@ -47,19 +47,28 @@ def pacs(seed: int, base: Path, limit: int | None = None, *, cache: Path = CACHE
     parts, rejected = [], 0
     for domain in PACS_DOMAINS:
         data = read_dataset(root / domain)
-        order = _order(len(data.train), seed)
+        order = order_of(len(data.train), seed)
         held = min(PACS_TEST, limit or PACS_TEST)
         train, test = data.train.take(order[held:][:limit]), data.train.take(order[:held])
-        parts.append(_part(domain, train, test))
+        parts.append(part_of(domain, train, test))
         rejected += len(data.rejected)
-    new_model = _base(MOBILENET, weights, parts, seed, base)
+    new_model = base_model(MOBILENET, weights, parts, ModelOptions(seed=seed), base)
     return make_stream("PACS", "domain-incremental", parts, new_model, rejected)
 
 
 def text(
-    seed: int, base: Path, limit: int | None = None, *, tasks: Sequence[str] = TEXT_TASKS
+    seed: int,
+    base: Path,
+    limit: int | None = None,
+    *,
+    tasks: Sequence[str] = TEXT_TASKS,
+    train_size: int = TEXT_TRAIN,
+    test_size: int = TEXT_TEST,
+    max_length: int = ModelOptions().max_length,
 ) -> Stream:
     """Text tasks with MiniLM-L6; the labels of all tasks so far compete.
+
+    train_size, test_size: most samples of a task. max_length: of a text, in tokens.
 
     Raises:
         UsageError: data or the encoder's package are missing. DataError: data are damaged.
@@ -68,11 +77,12 @@ def text(
     parts, rejected = [], 0
     for task in tasks:
         data = read_dataset(data_path(f"text/{task}"))
-        train = _some(data.train, seed, min(TEXT_TRAIN, limit or TEXT_TRAIN))
-        test = _some(_test_of(data), seed, min(TEXT_TEST, limit or TEXT_TEST))
-        parts.append(_part(task, train, test))
+        train = some(data.train, seed, min(train_size, limit or train_size))
+        test = some(_test_of(data), seed, min(test_size, limit or test_size))
+        parts.append(part_of(task, train, test))
         rejected += len(data.rejected)
-    new_model = _base(str(folder), None, parts, seed, base)
+    options = ModelOptions(seed=seed, max_length=max_length)
+    new_model = base_model(str(folder), None, parts, options, base)
     return make_stream(f"text, {len(tasks)} tasks", "class-incremental", parts, new_model, rejected)
 
 
@@ -88,18 +98,18 @@ def heart(seed: int, base: Path, limit: int | None = None) -> Stream:
         data = read_dataset(data_path(f"tables/heart_processed.{hospital}.data"), options)
         train, test = split(data.train, HEART_TEST_SHARE, seed)
         keep = limit or len(data.train)
-        parts.append(_part(hospital, _some(train, seed, keep), _some(test, seed, keep)))
+        parts.append(part_of(hospital, some(train, seed, keep), some(test, seed, keep)))
         rejected += len(data.rejected)
-    new_model = _base("auto", None, parts, seed, base)
+    new_model = base_model("auto", None, parts, ModelOptions(seed=seed), base)
     return make_stream("heart disease", "domain-incremental", parts, new_model, rejected)
 
 
-def _base(
-    argument: str, weights: Path | None, parts: Sequence[Part], seed: int, base: Path
+def base_model(
+    argument: str, weights: Path | None, parts: Sequence[Part], options: ModelOptions, base: Path
 ) -> Callable[[], LoadedModel]:
     """Imports the base as a first session would, from the first task's data; loads it on each call."""
     with importable(EXAMPLES):
-        source = import_base(argument, weights, parts[0].train, ModelOptions(seed=seed), base)
+        source = import_base(argument, weights, parts[0].train, options, base)
 
     def new_model() -> LoadedModel:
         with importable(EXAMPLES):
@@ -118,12 +128,12 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def _order(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def order_of(count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.random.default_rng(seed).permutation(count).astype(np.int64)
 
 
-def _some(samples: Samples, seed: int, count: int) -> Samples:
-    return samples.take(_order(len(samples), seed)[:count])
+def some(samples: Samples, seed: int, count: int) -> Samples:
+    return samples.take(order_of(len(samples), seed)[:count])
 
 
 def _test_of(data: Dataset) -> Samples:
@@ -134,7 +144,7 @@ def _test_of(data: Dataset) -> Samples:
     return data.test
 
 
-def _part(name: str, train: Samples, test: Samples) -> Part:
+def part_of(name: str, train: Samples, test: Samples) -> Part:
     if len(train) == 0 or len(test) == 0:
         raise DataError(
             name,

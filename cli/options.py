@@ -9,6 +9,7 @@ import typer
 
 from edge_pslora.config import (
     MERGE_RULES,
+    ClassBalance,
     HeadKind,
     HistoryCache,
     MergeRule,
@@ -38,6 +39,15 @@ AnchorBudget = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Size of the samples kept to measure forgetting. Default: 4MB.",
+        rich_help_panel=BUDGETS,
+    ),
+]
+HeadBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Size of what an analytic head remembers of the features; labels come on top. "
+        "Default: 16MB.",
         rich_help_panel=BUDGETS,
     ),
 ]
@@ -90,7 +100,35 @@ Head = Annotated[
     HeadKind | None,
     typer.Option(
         metavar="KIND",
-        help="auto, analytic (ridge on running statistics) or linear (SGD). Default: auto.",
+        help="auto, analytic (ridge on running statistics), linear (SGD) or label-text (the names' "
+        "embeddings; texts only). Default: auto.",
+        rich_help_panel=LEARNING,
+    ),
+]
+Ridge = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Ridge of an analytic head, relative to the mean square of a feature. Default: chosen "
+        "in each session by leave-one-out.",
+        rich_help_panel=LEARNING,
+    ),
+]
+ClassBalanceOption = Annotated[
+    ClassBalance | None,
+    typer.Option(
+        "--class-balance",
+        metavar="NAME",
+        help="session: every class of a session weighs the same in an analytic head; or none. "
+        "Default: none.",
+        rich_help_panel=LEARNING,
+    ),
+]
+LabelTemplate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="What a label-text head embeds, such as 'a text about {}'. Default: {}.",
         rich_help_panel=LEARNING,
     ),
 ]

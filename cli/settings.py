@@ -23,6 +23,9 @@ _FIELDS = {
     "train_norms": ("train", "train_norms"),
     "seed": ("train", "seed"),
     "head": ("head", "kind"),
+    "ridge": ("head", "ridge"),
+    "class_balance": ("head", "class_balance"),
+    "label_template": ("head", "label_template"),
     "merge": ("", "merge"),
     "stability_weight": ("stability", "weight"),
     "stability_temperature": ("stability", "temperature"),
@@ -34,6 +37,7 @@ _FIELDS = {
     "stability_cache": ("stability", "history_cache"),
     "history_budget": ("budget", "history_bytes"),
     "anchor_budget": ("budget", "anchor_bytes"),
+    "head_budget": ("budget", "head_bytes"),
     "ram_budget": ("budget", "ram_bytes"),
     "time_budget": ("budget", "time_seconds"),
     "max_forgetting": ("gate", "max_forgetting"),
@@ -42,6 +46,7 @@ _FIELDS = {
 _PARSERS = {
     "history_budget": parse_size,
     "anchor_budget": parse_size,
+    "head_budget": parse_size,
     "ram_budget": parse_size,
     "time_budget": parse_duration,
 }

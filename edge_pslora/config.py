@@ -11,6 +11,7 @@ StabilityReading = Literal["elementwise", "product"]
 HistoryCache = Literal["none", "int8"]
 MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
 HeadKind = Literal["auto", "analytic", "linear", "label-text"]
+ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
@@ -93,17 +94,26 @@ class StabilityConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The head. analytic: ridge on streaming statistics; linear: trained by SGD.
+    """The head. analytic: ridge on streaming statistics; linear: trained by SGD; label-text: the
+    embeddings of the labels' names.
 
-    ridge: mu relative to trace(G) / d. transport: map old statistics into the new feature space.
+    ridge: mu relative to trace(G) / d; None: chosen in each session by leave-one-out.
+    class_balance: session: every class of a session weighs the same in the statistics.
+    transport: map old statistics into the new feature space.
     folds: training sees each sample through a head solved without that sample's fold.
+    protect: stability loss and merge also hold a linear head's rows of earlier sessions.
+    label_template: what a label-text head embeds, {} stands for the name; None: as in the earlier
+    sessions, at first the name alone.
     """
 
     kind: HeadKind = "auto"
-    ridge: float = 1e-2
+    ridge: float | None = None
+    class_balance: ClassBalance = "none"
     transport: bool = True
     transport_ridge: float = 1e-2
     folds: int = 4
+    protect: bool = True
+    label_template: str | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -112,7 +122,20 @@ class HeadConfig:
             "auto, analytic, linear or label-text",
             self.kind,
         )
-        _require(self.ridge > 0, "--ridge", "more than 0", self.ridge)
+        _require(self.ridge is None or self.ridge > 0, "--ridge", "more than 0", self.ridge)
+        _require(
+            self.class_balance in ("none", "session"),
+            "--class-balance",
+            "none or session",
+            self.class_balance,
+        )
+        template = self.label_template
+        _require(
+            template is None or "{}" in template,
+            "--label-template",
+            "a text with {} in the place of the label",
+            template,
+        )
         _require(self.folds >= 2, "folds", "at least 2", self.folds)
 
 
@@ -140,12 +163,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """Limits in bytes and seconds; None means no limit."""
+    """Limits in bytes and seconds; None means no limit.
+
+    head_bytes: of the features' second moments in the head's file; the label columns come on top.
+    """
 
     history_bytes: int = 1_000_000
     anchor_bytes: int = 4_000_000
     ram_bytes: int | None = None
     time_seconds: float | None = None
+    head_bytes: int = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -196,7 +223,7 @@ def paper_preset() -> AdaptConfig:
         AdaptConfig(),
         stability=StabilityConfig(reading="product", row_stride=1),
         merge="max_magnitude",
-        head=HeadConfig(kind="linear", transport=False),
+        head=HeadConfig(kind="linear", transport=False, protect=False),
     )
 
 

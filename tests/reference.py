@@ -68,6 +68,25 @@ def ridge_head(features: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor,
     return W[:d].T, W[d]
 
 
+def left_out_scores(
+    gram: Tensor, moment: Tensor, features: Tensor, targets: Tensor, weights: Tensor, mu: float
+) -> Tensor:
+    """Row i: the scores of sample i by the ridge head solved on everything but sample i.
+
+    gram, moment: sums over all samples, these N and earlier ones. mu: absolute, held fixed.
+    """
+    F = torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], dim=1)
+    d = features.shape[1]
+    ridge = torch.full((d,), mu, dtype=torch.float64)
+    penalty = torch.diag(torch.cat([ridge, 1e-9 * gram[d, d].reshape(1)]))
+    rows = []
+    for f, y, w in zip(F, targets, weights, strict=True):
+        G = gram - w * torch.outer(f, f)
+        Q = moment - w * torch.outer(f, y)
+        rows.append(f @ torch.linalg.solve(G + penalty, Q))
+    return torch.stack(rows)
+
+
 def transport_map(old: Tensor, new: Tensor, ridge: float) -> Tensor:
     """argmin_T |F T - F'|^2 + mu |T - I|^2, column by column from the normal equations."""
     one = torch.ones(len(old), 1, dtype=old.dtype)

@@ -2,26 +2,32 @@
 
 G = sum f f^T and Q = sum f y^T over all features f ever seen (f carries a trailing 1 for the bias);
 the head is W = (G + mu I)^-1 Q, bias not penalised. Exact, independent of the order, nothing to
-forget; a new class is a new column of Q. When training has moved the features, `fit_transport` finds
-the map T from old to new features on the current data, and G <- T^T G T, Q <- T^T Q.
+forget; a new class is a new column of Q. Samples may carry weights. When training has moved the
+features, `fit_transport` finds the map T from old to new features on the current data, and
+G <- T^T G T, Q <- T^T Q.
+The samples are taken in blocks: no float64 copy of all features is made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
+BLOCK = 8192  # samples that are turned into float64 at a time
+
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """gram G [d+1, d+1], moment Q [d+1, C], both float64; labels name the C columns of Q.
+    """gram G [d+1, d+1], moment Q [d+1, C], squares sum y^2 [C], all float64; labels name the C columns.
 
-    Regression: one column, labels ("value",).
+    Regression: one column, labels ("value",). samples: the sum of their weights.
     """
 
     gram: torch.Tensor
     moment: torch.Tensor
+    squares: torch.Tensor
     labels: tuple[str, ...]
     samples: float = 0.0
 
@@ -32,6 +38,7 @@ def empty_statistics(feature_size: int, labels: tuple[str, ...] = ()) -> HeadSta
     return HeadStatistics(
         torch.zeros(size, size, dtype=torch.float64),
         torch.zeros(size, len(labels), dtype=torch.float64),
+        torch.zeros(len(labels), dtype=torch.float64),
         labels,
     )
 
@@ -43,6 +50,7 @@ def with_labels(statistics: HeadStatistics, labels: tuple[str, ...]) -> HeadStat
     return replace(
         statistics,
         moment=torch.cat([statistics.moment, padding], dim=1),
+        squares=torch.cat([statistics.squares, padding[0]]),
         labels=statistics.labels + new,
     )
 
@@ -52,17 +60,42 @@ def augment(features: torch.Tensor) -> torch.Tensor:
     return torch.cat([features.double(), features.new_ones(len(features), 1).double()], dim=1)
 
 
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most BLOCK samples that make up `count`."""
+    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
+
+
 def add_samples(
-    statistics: HeadStatistics, features: torch.Tensor, targets: torch.Tensor
+    statistics: HeadStatistics,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> HeadStatistics:
-    """Adds N samples: features [N, d], targets [N, C] (one-hot rows, or values for regression)."""
-    f = augment(features)
-    return replace(
-        statistics,
-        gram=statistics.gram + f.T @ f,
-        moment=statistics.moment + f.T @ targets.double(),
-        samples=statistics.samples + len(features),
-    )
+    """Adds N samples: features [N, d], targets [N, C], weights [N] (None: 1 each).
+
+    targets: one-hot or multi-hot rows, or values for regression.
+    """
+    gram, moment = statistics.gram, statistics.moment
+    squares, samples = statistics.squares, statistics.samples
+    for part in blocks(len(features)):
+        f, y = augment(features[part]), targets[part].double()
+        weighted = f if weights is None else f * weights[part].double()[:, None]
+        gram = gram + weighted.T @ f
+        moment = moment + weighted.T @ y
+        squares = squares + weighted[:, -1] @ y.square()
+        samples += float(weighted[:, -1].sum())
+    return replace(statistics, gram=gram, moment=moment, squares=squares, samples=samples)
+
+
+def mean_square(statistics: HeadStatistics) -> float:
+    """trace(G) / d without the bias: the unit of the ridge."""
+    size = statistics.gram.shape[0] - 1
+    return float(statistics.gram.diagonal()[:size].sum() / size)
+
+
+def bias_penalty(statistics: HeadStatistics) -> float:
+    """Nearly nothing; but an unpenalised bias alone would make an empty G singular."""
+    return 1e-9 * max(statistics.samples, 1.0)
 
 
 def solve_head(statistics: HeadStatistics, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,10 +104,8 @@ def solve_head(statistics: HeadStatistics, ridge: float) -> tuple[torch.Tensor, 
     ridge: mu in units of the mean square of one feature, trace(G) / d without the bias (> 0).
     """
     size = statistics.gram.shape[0] - 1
-    penalty = statistics.gram.diagonal()[:size].sum() / size * ridge
-    diagonal = torch.full((size + 1,), float(penalty), dtype=torch.float64)
-    # an unpenalised bias alone would make an empty G singular
-    diagonal[size] = 1e-9 * max(statistics.samples, 1.0)
+    diagonal = torch.full((size + 1,), mean_square(statistics) * ridge, dtype=torch.float64)
+    diagonal[size] = bias_penalty(statistics)
     diagonal = diagonal.clamp_min(torch.finfo(torch.float64).tiny)
     solution = torch.linalg.solve(
         statistics.gram + torch.diag(diagonal), statistics.moment
@@ -88,13 +119,16 @@ def fit_transport(old: torch.Tensor, new: torch.Tensor, ridge: float) -> torch.T
     old, new [N, d]: features of the same N samples before and after the session.
     T = I + (F^T F + mu I)^-1 F^T (F' - F), mu = ridge * trace(F^T F) / d.
     """
-    before, after = augment(old), augment(new)
-    gram = before.T @ before
-    size = gram.shape[0]
+    size = old.shape[1] + 1
+    gram, cross = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
+    for part in blocks(len(old)):
+        before, after = augment(old[part]), augment(new[part])
+        gram += before.T @ before
+        cross += before.T @ (after - before)
     penalty = gram.diagonal()[:-1].sum() / (size - 1) * ridge
     eye = torch.eye(size, dtype=torch.float64)
     system = gram + penalty.clamp_min(torch.finfo(torch.float64).tiny) * eye
-    shift: torch.Tensor = torch.linalg.solve(system, before.T @ (after - before))
+    shift: torch.Tensor = torch.linalg.solve(system, cross)
     return eye + shift
 
 

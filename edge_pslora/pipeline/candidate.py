@@ -63,7 +63,8 @@ def write_candidate(
     """
     result, config = candidate.result, candidate.config
     tensors = merged_tensors(workspace.base, model, result.memory)
-    needed = 3 * sum(a.nbytes for a in tensors.values()) + config.budget.history_bytes
+    budget = config.budget
+    needed = 3 * sum(a.nbytes for a in tensors.values()) + budget.history_bytes + budget.head_bytes
     durable.require_free_space(folder, needed)
     durable.make_folder(folder / layout.ADAPTER)
     base = model.source.reference or model.source.kind
@@ -80,7 +81,7 @@ def write_candidate(
             "imported": list(candidate.imported),
         },
     )
-    write_memory(folder, result.memory, candidate.anchors, config.budget.history_bytes)
+    write_memory(folder, result.memory, candidate.anchors, config.budget)
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
     classifier = with_head(model.backbone, head).eval()
@@ -143,6 +144,9 @@ def session_metrics(
         "onnx_agreement": parity.agreement,
         "merge_error": result.merge_error,
         "labels": list(head.labels),
+        "head": head.kind,
+        "head_ridge": head.ridge if head.kind == "analytic" else None,
+        "zero_shot_accuracy": result.zero_shot_accuracy,
         "notes": [*dataset.notes, *candidate.notes, *result.log.notes],
         "certificate": {
             "largest_eps": max(layer.eps for layer in result.memory.history.values()),

@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.config import BudgetConfig
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
 from edge_pslora.training.memory import BaseWeights, Memory
 from edge_pslora.training.persist import (
-    Stored,
     anchors_from_arrays,
     anchors_to_arrays,
-    head_from_arrays,
-    head_to_arrays,
     history_from_arrays,
     history_to_arrays,
 )
+from edge_pslora.training.persist_head import head_from_arrays, head_to_arrays
+from edge_pslora.training.stored import Stored
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.tensors import open_tensors, write_tensors
@@ -113,11 +113,11 @@ def load_anchors(generation: Generation) -> AnchorSet | None:
 
 
 def write_memory(
-    folder: Path, memory: Memory, anchors: AnchorSet | None, history_budget: int
+    folder: Path, memory: Memory, anchors: AnchorSet | None, budget: BudgetConfig
 ) -> None:
     """history, head, anchor and (cumulative) running files, durably."""
-    _write(folder / layout.HISTORY, history_to_arrays(memory.history, history_budget))
-    _write(folder / layout.HEAD, head_to_arrays(memory.head))
+    _write(folder / layout.HISTORY, history_to_arrays(memory.history, budget.history_bytes))
+    _write(folder / layout.HEAD, head_to_arrays(memory.head, budget.head_bytes))
     if anchors is not None:
         _write(folder / layout.ANCHOR, anchors_to_arrays(anchors), finite=False)
     if memory.running is not None:

@@ -141,7 +141,7 @@ def start_from(
 
 
 def _require_same_head(config: AdaptConfig, memory: Memory) -> None:
-    kind = "linear" if memory.head.statistics is None else "analytic"
+    kind = memory.head.kind
     if config.head.kind not in ("auto", kind):
         raise UsageError(
             "--head",

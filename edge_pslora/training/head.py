@@ -1,4 +1,4 @@
-"""The two heads behind one shape: what is kept between sessions, and the Linear that it gives."""
+"""The heads behind one shape: what is kept between sessions, and the Linear that it gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from edge_pslora.config import HeadConfig, TaskType
+from edge_pslora.config import HeadConfig, HeadKind, TaskType
 from edge_pslora.core.analytic_head import (
     HeadStatistics,
     add_samples,
@@ -15,13 +15,21 @@ from edge_pslora.core.analytic_head import (
     transport,
     with_labels,
 )
+from edge_pslora.core.ridge_path import leave_one_out, ridge_path
 from edge_pslora.tasks import TASKS, Task
+from edge_pslora.training.head_rows import RowPast
+
+# Squared errors of 0/1 columns are flat in the ridge, and shrinking costs rare classes answers that
+# the squares do not see: the smallest ridge within a twentieth of the least error (docs/HEADS.md).
+CLASS_SLACK = 0.05
 
 
 @dataclass(frozen=True)
 class Head:
-    """weight [C, d], bias [C] (float32) of the labels, in order; statistics: analytic head only.
+    """weight [C, d], bias [C] (float32) of the labels, in order.
 
+    statistics, ridge (the one last chosen, 0 before): analytic head only. past: a linear head whose
+    rows are protected. template: label-text head only, which reads features of norm 1.
     target_scale: regression: standard deviation of the first session's targets, in their unit.
     """
 
@@ -31,6 +39,20 @@ class Head:
     bias: torch.Tensor
     statistics: HeadStatistics | None = None
     target_scale: float = 1.0
+    ridge: float = 0.0
+    past: RowPast | None = None
+    template: str | None = None
+
+    @property
+    def kind(self) -> HeadKind:
+        if self.template is not None:
+            return "label-text"
+        return "linear" if self.statistics is None else "analytic"
+
+    @property
+    def normalize(self) -> bool:
+        """Whether features are scaled to norm 1 before the Linear."""
+        return self.template is not None
 
 
 def extend_labels(head: Head, new: tuple[str, ...]) -> Head:
@@ -63,15 +85,17 @@ def refit(
         statistics = transport(
             statistics, fit_transport(old_features, features, config.transport_ridge)
         )
-    folds = cross_fit(replace(head, statistics=statistics), features, targets, config)
-    task = TASKS[head.task_type]
-    statistics = add_samples(statistics, features, task.columns(targets, len(head.labels)))
-    weight, bias = solve_head(statistics, config.ridge)
+    before = replace(head, statistics=statistics)
+    after = _with_samples(before, features, targets, config)
+    ridge = config.ridge or _chosen_ridge(after, head, features, targets, config)
+    folds = cross_fit(before, features, targets, config, ridge)
+    weight, bias = solve_head(after, ridge)
     return replace(
         head,
         weight=weight * folds.scale,
-        bias=(bias - task.threshold) * folds.scale,
-        statistics=statistics,
+        bias=(bias - TASKS[head.task_type].threshold) * folds.scale,
+        statistics=after,
+        ridge=ridge,
     )
 
 
@@ -98,22 +122,29 @@ class CrossFit:
 
 
 def cross_fit(
-    head: Head, features: torch.Tensor, targets: torch.Tensor, config: HeadConfig
+    head: Head,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    config: HeadConfig,
+    ridge: float | None = None,
 ) -> CrossFit:
     """Heads on the old statistics and K - 1 folds of the new samples, K = config.folds.
 
-    features [N, d]; targets as the task encodes them. Sample i is in fold i mod K.
+    features [N, d]; targets as the task encodes them. Sample i is in fold i mod K. ridge: None: as
+    configured, or chosen by leave-one-out on these samples.
     """
     assert head.statistics is not None
-    fold = torch.arange(len(features)) % max(1, min(config.folds, len(features)))
-    task = TASKS[head.task_type]
-    columns = task.columns(targets, len(head.labels))
-    solved = [
-        solve_head(
-            add_samples(head.statistics, features[fold != k], columns[fold != k]), config.ridge
+    if ridge is None:
+        ridge = config.ridge or _chosen_ridge(
+            _with_samples(head, features, targets, config), head, features, targets, config
         )
-        for k in range(int(fold.max()) + 1)
-    ]
+    fold = torch.arange(len(features)) % max(1, min(config.folds, len(features)))
+    solved = []
+    for k in range(int(fold.max()) + 1):
+        seen = fold != k
+        statistics = _with_samples(head, features[seen], targets[seen], config)
+        solved.append(solve_head(statistics, ridge))
+    task = TASKS[head.task_type]
     weight = torch.stack([w for w, _ in solved])
     bias = torch.stack([b for _, b in solved]) - task.threshold
     heads = CrossFit(weight, bias, fold, 1.0)
@@ -122,6 +153,43 @@ def cross_fit(
     scores = heads.logits(features, torch.arange(len(features)))
     scale = fit_logit_scale(scores, targets, task)
     return CrossFit(weight * scale, bias * scale, fold, scale)
+
+
+def _with_samples(
+    head: Head, features: torch.Tensor, targets: torch.Tensor, config: HeadConfig
+) -> HeadStatistics:
+    assert head.statistics is not None
+    columns = TASKS[head.task_type].columns(targets, len(head.labels))
+    return add_samples(head.statistics, features, columns, sample_weights(columns, head, config))
+
+
+def _chosen_ridge(
+    statistics: HeadStatistics,
+    head: Head,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    config: HeadConfig,
+) -> float:
+    """By leave-one-out; statistics: with the session's samples, whose features [N, d] these are."""
+    columns = TASKS[head.task_type].columns(targets, len(head.labels))
+    weights = sample_weights(columns, head, config)
+    found = leave_one_out(ridge_path(statistics), features, columns, weights)
+    return found.best(0.0 if head.task_type == "regression" else CLASS_SLACK)
+
+
+def sample_weights(columns: torch.Tensor, head: Head, config: HeadConfig) -> torch.Tensor | None:
+    """float64 [N] that add up to N; None: 1 each. columns [N, C]: 0/1 rows, or values.
+
+    Balanced: the samples of each class of the session weigh the same together; one with several labels
+    has the mean of their weights, those without any label are a class of their own.
+    """
+    if config.class_balance == "none" or head.task_type == "regression" or len(columns) == 0:
+        return None
+    member = columns.double()
+    member = torch.cat([member, (member.sum(1, keepdim=True) == 0).double()], dim=1)
+    share = 1 / member.sum(0).clamp_min(1.0)  # [C + 1]
+    weights = member @ share / member.sum(1)
+    return weights * (len(columns) / weights.sum())
 
 
 def fit_logit_scale(scores: torch.Tensor, targets: torch.Tensor, task: Task) -> float:

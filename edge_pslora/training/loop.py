@@ -18,6 +18,7 @@ from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.training.batches import epoch_batches
 from edge_pslora.training.collapse import collapse_note
+from edge_pslora.training.head_rows import RowPenalty
 from edge_pslora.training.inject import Adapter
 from edge_pslora.training.penalty import add_penalty, prepare_penalty
 
@@ -73,9 +74,11 @@ def train(
     config: TrainConfig,
     session: int,
     hooks: LoopHooks,
+    rows: RowPenalty | None = None,
 ) -> TrainLog:
     """Trains A and B of every adapter, and the `extra` parameters, in place.
 
+    rows: those of a head among `extra` that the stability loss holds too.
     compute_loss: (model inputs, sample indices) -> scalar task loss. Batches, rates and start values
     depend on the configuration alone, so a run resumed from a checkpoint ends in the same bytes.
 
@@ -86,7 +89,7 @@ def train(
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
     optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=0.0)
-    penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session)
+    penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
     log = TrainLog(notes=[penalty.note] if penalty.note else [])
     rate_factor = 1.0
     if hooks.store is not None and (saved := hooks.store.load()) is not None:

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.config import AdaptConfig, TaskType
+from edge_pslora.config import AdaptConfig, HeadKind, TaskType
 from edge_pslora.core.analytic_head import empty_statistics
 from edge_pslora.core.history import LayerHistory, empty_layer
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.head import Head
+from edge_pslora.training.label_text import DEFAULT_TEMPLATE
 from edge_pslora.training.targets import Target
 
 BaseWeights = Callable[[str], torch.Tensor]  # weight name -> W0 in the weight's own shape, float32
@@ -44,18 +45,11 @@ def first_memory(
 ) -> Memory:
     """The memory before the first session: empty history, the base's own head or an empty one."""
     task = TASKS[task_type]
-    if not task.has_head and config.head.kind in ("analytic", "label-text"):
-        raise UsageError(
-            f"--head {config.head.kind}",
-            expected=f"a kind of task with a head of its own, not {task_type}",
-            found="a model that yields its outputs by itself",
-            remedy="leave --head out",
-        )
+    kind = head_kind(model, config, task_type)
     regression = task_type == "regression"
-    analytic = task.has_head and uses_analytic_head(model, config)
     labels = task.own_labels
     weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
-    if model.base_head is not None and not analytic:
+    if model.base_head is not None and kind == "linear":
         labels = task.own_labels or model.base_head.labels
         weight, bias = model.base_head.weight.clone(), model.base_head.bias.clone()
     head = Head(
@@ -63,20 +57,43 @@ def first_memory(
         labels,
         weight,
         bias,
-        empty_statistics(model.feature_size, labels) if analytic else None,
+        empty_statistics(model.feature_size, labels) if kind == "analytic" else None,
         float(np.std(session_targets.astype(np.float64))) or 1.0 if regression else 1.0,
+        template=DEFAULT_TEMPLATE if kind == "label-text" else None,
     )
     return Memory(0, {t.name: empty_layer(*t.shape) for t in targets}, head)
 
 
-def uses_analytic_head(model: LoadedModel, config: AdaptConfig) -> bool:
-    """`auto` keeps a classifier that the base brought along, and is analytic everywhere else."""
-    kind = config.head.kind
-    if kind == "analytic" and model.base_head is not None and not model.base_head.has_bias:
-        raise UsageError(
-            "--head analytic",
-            expected="a base whose classifier has a bias",
-            found=f"{model.base_head.module_name}, which has none",
-            remedy="leave --head out",
+def head_kind(model: LoadedModel, config: AdaptConfig, task_type: TaskType) -> HeadKind:
+    """`auto` keeps a classifier that the base brought along, and is analytic everywhere else
+    (measured: docs/HEADS.md).
+
+    Raises:
+        UsageError: a kind that this model or this task cannot have.
+    """
+    kind, base = config.head.kind, model.base_head
+    if not TASKS[task_type].has_head:
+        if kind in ("analytic", "label-text"):
+            raise _unfit(
+                kind,
+                f"a kind of task with a head of its own, not {task_type}",
+                "a model that yields its outputs by itself",
+            )
+        return "linear"
+    if kind == "auto":
+        return "analytic" if base is None else "linear"
+    if kind == "analytic" and base is not None and not base.has_bias:
+        raise _unfit(
+            kind, "a base whose classifier has a bias", f"{base.module_name}, which has none"
         )
-    return kind == "analytic" or (kind == "auto" and model.base_head is None)
+    if kind == "label-text":
+        if model.source.modality != "text" or task_type != "classification":
+            found = f"{model.source.modality} data for {task_type}"
+            raise _unfit(kind, "texts for classification: its classes are their names", found)
+        if base is not None:
+            raise _unfit(kind, "an encoder without a classifier", f"{base.module_name}")
+    return kind
+
+
+def _unfit(kind: str, expected: str, found: str) -> UsageError:
+    return UsageError(f"--head {kind}", expected=expected, found=found, remedy="leave --head out")

@@ -13,6 +13,7 @@ from edge_pslora.core.stability import StabilityStack, StabilityTarget, stack_ta
 from edge_pslora.core.stability_fused import fused_tiles
 from edge_pslora.core.stability_loss import computing_dtype, stability_terms, sums_squares
 from edge_pslora.core.stability_tiles import TileEngine, in_place_tiles
+from edge_pslora.training.head_rows import RowPenalty, add_row_penalty
 from edge_pslora.training.inject import Adapter
 
 _ROWS = 7  # keeps the draw of the rows apart from other draws with the same seed
@@ -28,10 +29,10 @@ class LayerGroup:
 
 @dataclass(frozen=True)
 class Penalty:
-    """weight * mean over all layers of L_s, ready for the steps of one session.
+    """weight * (mean over all layers of L_s + L_s of the rows), ready for the steps of one session.
 
     engine: owns the scratch, for all groups and steps; None where no group looks at the history.
-    note: what people should know of how it is computed, or "".
+    note: what people should know of how it is computed, or "". rows: of a linear head, or None.
     """
 
     groups: tuple[LayerGroup, ...]
@@ -40,6 +41,7 @@ class Penalty:
     seed: int
     session: int
     note: str = ""
+    rows: RowPenalty | None = None
 
     @property
     def layers(self) -> int:
@@ -52,6 +54,7 @@ def prepare_penalty(
     config: StabilityConfig,
     seed: int,
     session: int,
+    rows: RowPenalty | None = None,
 ) -> Penalty:
     """Groups the layers by shape, puts what they are compared with on their device, allocates scratch."""
     if not config.active:
@@ -71,7 +74,7 @@ def prepare_penalty(
         )
         groups.append(LayerGroup(tuple(adapters[name] for name in names), stack))
     engine, note = _engine([g.stack for g in groups if not g.stack.silent], config)
-    return Penalty(tuple(groups), config, engine, seed, session, note)
+    return Penalty(tuple(groups), config, engine, seed, session, note, rows)
 
 
 def _engine(stacks: list[StabilityStack], config: StabilityConfig) -> tuple[TileEngine | None, str]:
@@ -98,7 +101,7 @@ class PenaltyStep:
 
 @torch.no_grad()
 def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
-    """Adds the penalty's gradients to the adapters' at step `position`, counted from 0.
+    """Adds the penalty's gradients to those of adapters and rows at step `position`, counted from 0.
 
     Returns:
         None at a step that is left out (`config.every`), or if the loss is switched off.
@@ -127,8 +130,13 @@ def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
                     parameter.grad.add_(gradient, alpha=weight * config.every)
         values.append(terms.loss.sum())
         norms += [torch.linalg.vector_norm(g).float() for g in (terms.grad_A, terms.grad_B)]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    return PenaltyStep(weight * torch.stack(values).sum(), weight * norm)
+    norm = weight * torch.linalg.vector_norm(torch.stack(norms))
+    value = weight * torch.stack(values).sum()
+    if penalty.rows is not None:
+        loss, size = add_row_penalty(penalty.rows, config, config.weight * config.every)
+        value = value + config.weight * loss
+        norm = torch.hypot(norm, config.weight * size)
+    return PenaltyStep(value, norm)
 
 
 def row_offset(turn: int, stride: int, seed: int, session: int) -> int:

@@ -1,4 +1,5 @@
-"""What a session remembers, as arrays: the content of history, head, anchor and running files.
+"""What a session remembers, as arrays: the content of the history and anchor files (the head's:
+persist_head.py).
 
 Torch on one side, numpy and strings on the other; no file is opened here. The history is one pool of
 a fixed size, so that its file has the same length after session 1 and session 1000.
@@ -8,30 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from edge_pslora.config import TASK_TYPES
-from edge_pslora.core.analytic_head import HeadStatistics
 from edge_pslora.core.fixed_point import packed_bytes
 from edge_pslora.core.history import LayerHistory, pool_bytes
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.training.anchor import AnchorSet
-from edge_pslora.training.head import Head
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The content of one safetensors file: arrays by name, and text metadata."""
-
-    arrays: Mapping[str, Array]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+from edge_pslora.training.stored import Stored
 
 
 def history_to_arrays(history: Mapping[str, LayerHistory], budget_bytes: int) -> Stored:
@@ -91,58 +77,6 @@ def history_from_arrays(stored: Stored, where: str) -> dict[str, LayerHistory]:
             remedy="roll back to an earlier generation",
         )
     return history
-
-
-def head_to_arrays(head: Head) -> Stored:
-    """weight [C, d], bias [C]; with an analytic head gram [d+1, d+1] and moment [d+1, C], float32."""
-    arrays: dict[str, Array] = {"weight": head.weight.numpy(), "bias": head.bias.numpy()}
-    if head.statistics is not None:
-        arrays["gram"] = head.statistics.gram.float().numpy()
-        arrays["moment"] = head.statistics.moment.float().numpy()
-        arrays["samples"] = np.array([head.statistics.samples], dtype=np.float64)
-    metadata = {
-        "task_type": head.task_type,
-        "labels": json.dumps(list(head.labels)),
-        "target_scale": repr(head.target_scale),
-    }
-    return Stored(arrays, metadata)
-
-
-def head_from_arrays(stored: Stored, where: str) -> Head:
-    """The inverse of `head_to_arrays`, up to the rounding of the statistics to float32."""
-    arrays, metadata = stored.arrays, stored.metadata
-    labels = tuple(json.loads(metadata.get("labels", "[]")))
-    task_type = next((t for t in TASK_TYPES if t == metadata.get("task_type")), None)
-    weight, bias = arrays.get("weight"), arrays.get("bias")
-    if (
-        weight is None
-        or bias is None
-        or task_type is None
-        or weight.ndim != 2
-        or not len(weight) == len(bias) == len(labels)
-    ):
-        raise WorkspaceError(
-            where,
-            expected="a head: weight, bias and a label for each row",
-            found=f"{len(labels)} labels, weight {None if weight is None else weight.shape}",
-            remedy="roll back to an earlier generation",
-        )
-    statistics = None
-    if "gram" in arrays:
-        statistics = HeadStatistics(
-            torch.from_numpy(arrays["gram"].astype(np.float64)),
-            torch.from_numpy(arrays["moment"].astype(np.float64)),
-            labels,
-            float(arrays["samples"][0]),
-        )
-    return Head(
-        task_type,
-        labels,
-        torch.from_numpy(weight.copy()),
-        torch.from_numpy(bias.copy()),
-        statistics,
-        float(metadata.get("target_scale", "1.0")),
-    )
 
 
 def anchors_to_arrays(anchors: AnchorSet) -> Stored:

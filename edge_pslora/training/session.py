@@ -3,14 +3,15 @@
 METHOD.md, "Training session t" and "The head": (1) statistics of the new data under the old features
 give a first head; (2) the adapter is trained through it, on base + merged past + new update, with the
 stability loss; (3) the update is merged; (4) the old statistics are transported into the new
-features, the new data's statistics are added, the head is solved again.
+features, the new data's statistics are added, the head is solved again. That is the analytic head;
+what (1) and (4) are for the others, `head_session` says.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +19,15 @@ import torch
 from torch import nn
 
 from edge_pslora.config import AdaptConfig
+from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
 from edge_pslora.core.stability import stability_target
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
-from edge_pslora.training.classifier import Classifier, with_head
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.head import (
-    CrossFit,
-    Head,
-    cross_fit,
-    extend_labels,
-    refit,
-)
+from edge_pslora.training.head import extend_labels
+from edge_pslora.training.head_session import begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
 from edge_pslora.training.memory import BaseWeights, Memory
@@ -68,12 +64,15 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class SessionResult:
+    """zero_shot_accuracy: on the session's samples before any training; label-text head only."""
+
     adapters: Mapping[str, Adapter]
     memory: Memory
     log: TrainLog
     layers: tuple[LayerReport, ...]
     merge_error: float
     seconds: dict[str, float]
+    zero_shot_accuracy: float | None = None
 
 
 def run_session(
@@ -100,6 +99,8 @@ def run_session(
     clock = _Clock()
     targets = find_targets(model.backbone.model, config.lora.target_modules)
     history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    if memory.head.kind == "analytic":
+        gram_rank(model.feature_size, config.budget.head_bytes)  # refuses a budget before training
     session = memory.sessions + 1
     head = memory.head
     task = TASKS[head.task_type]
@@ -107,15 +108,19 @@ def run_session(
     head = extend_labels(head, tuple(names))
     wanted = task.encode(data.targets, head.labels)
 
-    old_features: torch.Tensor | None = None
-    folds: CrossFit | None = None
-    if head.statistics is not None:
-        old_features = _features(model.backbone, data, config, progress, "features before")
-        folds = cross_fit(head, old_features, wanted, config.head)
-    clock.lap("features before")
-
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
     adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
+    in_session = begin_head(
+        model,
+        memory.head,
+        head,
+        wanted,
+        config,
+        lambda stage: _features(model.backbone, data, config, progress, stage),
+        generator,
+    )
+    clock.lap("features before")
+
     weights = target_weights(model.backbone.model, targets, base_weights)
     past: dict[str, torch.Tensor] | None = None
     if memory.running is not None:  # `cumulative` trains on from another model than it deploys
@@ -128,17 +133,11 @@ def run_session(
         )
         for t in targets
     }
-    classifier = with_head(model.backbone, head)
-    trained_head: tuple[str, ...] = ()
-    if isinstance(classifier.head, nn.Linear) and head.statistics is None:
-        _start_new_rows(classifier.head, memory.head, generator)
-        trained_head = _head_parameters(model)
-    extra = _extra_parameters(classifier, config, trained_head)
+    extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
     def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
         samples = torch.from_numpy(batch)
-        features = model.backbone(**inputs)
-        logits = classifier.head(features) if folds is None else folds.logits(features, samples)
+        logits = in_session.logits(model.backbone(**inputs), samples)
         return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
     progress.start("training", len(data.targets) * config.train.epochs)
@@ -153,6 +152,7 @@ def run_session(
             config.train,
             session,
             LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
+            in_session.rows,
         )
         probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
         with torch.no_grad():
@@ -176,15 +176,7 @@ def run_session(
     )
     clock.lap("merge")
 
-    if head.statistics is not None:
-        features = _features(model.backbone, data, config, progress, "features after")
-        head = refit(head, features, wanted, config.head, old_features)
-    elif isinstance(classifier.head, nn.Linear):
-        head = replace(
-            head,
-            weight=classifier.head.weight.detach().clone(),
-            bias=classifier.head.bias.detach().clone(),
-        )
+    head = in_session.finish()
     clock.lap("features after")
     layers = tuple(
         LayerReport(
@@ -198,7 +190,13 @@ def run_session(
         for t in targets
     )
     return SessionResult(
-        adapters, Memory(session, history, head, running), log, layers, merge_error, clock.seconds
+        adapters,
+        Memory(session, history, head, running),
+        log,
+        layers,
+        merge_error,
+        clock.seconds,
+        in_session.zero_shot,
     )
 
 
@@ -236,27 +234,13 @@ def _features(
     return features
 
 
-def _start_new_rows(head: nn.Linear, old: Head, generator: torch.Generator) -> None:
-    """Small random rows for new classes: at zero, the features would get no gradient."""
-    known = len(old.labels) if bool(old.weight.any()) else 0
-    bound = head.in_features**-0.5
-    with torch.no_grad():
-        head.weight[known:].uniform_(-bound, bound, generator=generator)
-
-
-def _head_parameters(model: LoadedModel) -> tuple[str, ...]:
-    """What of a linear head is trained: a classifier that came without a bias stays without."""
-    has_bias = model.base_head is None or model.base_head.has_bias
-    return ("weight", "bias") if has_bias else ("weight",)
-
-
 def _extra_parameters(
-    classifier: Classifier, config: AdaptConfig, trained_head: tuple[str, ...]
+    backbone: Backbone, config: AdaptConfig, head: Mapping[str, nn.Parameter]
 ) -> dict[str, nn.Parameter]:
     """What is trained besides the adapters: (parts of) a linear head, and norms on request."""
-    extra = {f"head.{name}": classifier.head.get_parameter(name) for name in trained_head}
+    extra = {f"head.{name}": parameter for name, parameter in head.items()}
     if config.train.train_norms:
-        extra |= norm_parameters(classifier.backbone.model)
+        extra |= norm_parameters(backbone.model)
     for parameter in extra.values():
         parameter.requires_grad_(True)
     return extra

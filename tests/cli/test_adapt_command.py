@@ -44,6 +44,8 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--stability-temperature", "2", "--stability-reading", "product", "--no-direction"),
         *("--no-magnitude", "--stability-every", "3", "--stability-stride", "4"),
         *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
+        *("--ridge", "0.1", "--class-balance", "session", "--label-template", "about {}"),
+        *("--head-budget", "3MB"),
     )
     assert pipeline.given["config"] == c.AdaptConfig(
         lora=c.LoraConfig(rank=4, alpha=8.0, target_modules=("fc1", "fc2")),
@@ -58,11 +60,13 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
             history_cache="int8",
         ),
         merge="average",
-        head=c.HeadConfig(kind="linear"),
+        head=c.HeadConfig(
+            kind="linear", ridge=0.1, class_balance="session", label_template="about {}"
+        ),
         train=c.TrainConfig(
             learning_rate=1e-3, epochs=2, batch_size=16, max_length=64, train_norms=True, seed=7
         ),
-        budget=c.BudgetConfig(512 * 1024, 2_000_000, 10**9, 5400.0),
+        budget=c.BudgetConfig(512 * 1024, 2_000_000, 10**9, 5400.0, 3_000_000),
         gate=c.GateConfig(max_forgetting=0.05, force=True),
     )
     assert pipeline.given["model"] == "auto"

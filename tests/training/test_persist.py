@@ -8,20 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_pslora.core.analytic_head import add_samples, empty_statistics
 from edge_pslora.core.history import empty_layer, fold, pool_bytes
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.training.anchor import AnchorSet, grow
-from edge_pslora.training.head import Head
 from edge_pslora.training.persist import (
-    Stored,
     anchors_from_arrays,
     anchors_to_arrays,
-    head_from_arrays,
-    head_to_arrays,
     history_from_arrays,
     history_to_arrays,
 )
+from edge_pslora.training.stored import Stored
 
 SHAPES = {"one": (6, 4), "two": (3, 9)}
 
@@ -73,26 +69,6 @@ def test_a_history_that_does_not_fit_together_is_refused(damage):
         del arrays[damage]
     with pytest.raises(WorkspaceError, match="here: expected a history"):
         history_from_arrays(Stored(arrays, metadata), "here")
-
-
-def test_head_round_trip():
-    statistics = add_samples(
-        empty_statistics(4, ("a", "ü")), torch.randn(9, 4), torch.eye(2)[torch.arange(9) % 2]
-    )
-    head = Head("classification", ("a", "ü"), torch.randn(2, 4), torch.randn(2), statistics, 1.5)
-    back = head_from_arrays(head_to_arrays(head), "here")
-    assert back.labels == head.labels
-    assert back.target_scale == 1.5
-    assert torch.equal(back.weight, head.weight)
-    assert back.statistics is not None
-    torch.testing.assert_close(back.statistics.gram, statistics.gram, rtol=1e-6, atol=1e-6)
-    assert back.statistics.samples == 9
-
-
-def test_a_head_whose_labels_do_not_match_is_refused():
-    stored = head_to_arrays(Head("classification", ("a",), torch.randn(1, 4), torch.randn(1)))
-    with pytest.raises(WorkspaceError, match="a label for each row"):
-        head_from_arrays(Stored(stored.arrays, {**stored.metadata, "labels": "[]"}), "here")
 
 
 def _candidates(session: int, n: int, width: int = 3) -> AnchorSet:

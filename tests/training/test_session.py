@@ -172,11 +172,13 @@ class MemoryStore:
         self.saved = ({n: a.copy() for n, a in arrays.items()}, dict(meta))
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "paper", "linear"])
 @pytest.mark.parametrize("killed_after", [1, 4, 7, 11])
 def test_a_resumed_session_ends_in_the_same_bytes(killed_after, preset):
     config = (
-        FAST if preset == "default" else replace(paper_preset(), lora=FAST.lora, train=FAST.train)
+        replace(paper_preset(), lora=FAST.lora, train=FAST.train)
+        if preset == "paper"
+        else replace(FAST, head=HeadConfig(kind="linear" if preset == "linear" else "auto"))
     )
 
     class KilledError(Exception):

@@ -1,0 +1,150 @@
+"""What each kind of head does in a session: logits to train through, and the head that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edge_pslora.config import AdaptConfig
+from edge_pslora.models.types import LoadedModel
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.classifier import linear_head
+from edge_pslora.training.head import Head, cross_fit, fit_logit_scale, refit
+from edge_pslora.training.head_rows import (
+    RowPenalty,
+    joined,
+    merge_rows,
+    past_of,
+    protects_rows,
+    row_penalty,
+    starting_rows,
+)
+from edge_pslora.training.label_text import label_texts, named_here, training_logits
+
+Features = Callable[[str], torch.Tensor]  # name of the stage -> features [N, d] of the session
+Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class HeadSession:
+    """A head in one session.
+
+    logits: features [B, d] and their samples int64 [B] -> logits [B, C]. finish: asked once, after
+    the merge. parameters: what of the head is trained by SGD. rows: the stability loss on old rows.
+    zero_shot: accuracy on the session's samples before any training; label-text only.
+    """
+
+    logits: Logits
+    finish: Callable[[], Head]
+    parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    rows: RowPenalty | None = None
+    zero_shot: float | None = None
+
+
+def begin_head(
+    model: LoadedModel,
+    old: Head,
+    head: Head,
+    targets: torch.Tensor,
+    config: AdaptConfig,
+    features: Features,
+    generator: torch.Generator,
+) -> HeadSession:
+    """Called with the weights that served so far; `finish` with those that will.
+
+    old: the head of the earlier sessions; head: the same with the session's labels.
+    targets: of the session's samples, as the task encodes them.
+    """
+    if not TASKS[head.task_type].has_head:
+        return HeadSession(lambda outputs, samples: outputs, lambda: head)
+    if head.kind == "analytic":
+        return _analytic(head, targets, config, features)
+    if head.kind == "label-text":
+        return _label_text(model, head, targets, config, features)
+    return _linear(model, old, head, config, generator)
+
+
+def _analytic(
+    head: Head, targets: torch.Tensor, config: AdaptConfig, features: Features
+) -> HeadSession:
+    before = features("features before")
+    folds = cross_fit(head, before, targets, config.head)
+    return HeadSession(
+        folds.logits,
+        lambda: refit(head, features("features after"), targets, config.head, before),
+    )
+
+
+def _label_text(
+    model: LoadedModel, head: Head, targets: torch.Tensor, config: AdaptConfig, features: Features
+) -> HeadSession:
+    assert head.template is not None
+    template = config.head.label_template or head.template
+    texts = label_texts(model, head.labels, template)
+    batch = config.train.batch_size
+    count = len(head.labels)
+    among = named_here(targets)
+    served = texts.embeddings(model.backbone, batch)
+    guess = F.normalize(features("features before")) @ served.T
+
+    def finish() -> Head:
+        names = texts.embeddings(model.backbone, batch)
+        cosines = F.normalize(features("features after")) @ names.T
+        weight = names * fit_logit_scale(cosines, targets, TASKS[head.task_type])
+        return replace(head, weight=weight, bias=torch.zeros(count), template=template)
+
+    return HeadSession(
+        lambda batch_features, samples: training_logits(
+            model.backbone, texts, among, batch_features, served
+        ),
+        finish,
+        zero_shot=float((guess.argmax(1) == targets).double().mean()),
+    )
+
+
+def _linear(
+    model: LoadedModel, old: Head, head: Head, config: AdaptConfig, generator: torch.Generator
+) -> HeadSession:
+    linear = linear_head(head.weight, head.bias)
+    # a head that is all zeros has learnt nothing yet
+    known = len(old.labels) if bool(old.weight.any()) else 0
+    _start_new_rows(linear, known, generator)
+    # a classifier that came without a bias stays without
+    has_bias = model.base_head is None or model.base_head.has_bias
+    names = ("weight", "bias") if has_bias else ("weight",)
+    parameters = {name: linear.get_parameter(name) for name in names}
+
+    def trained() -> Head:
+        weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
+        return replace(head, weight=weight, bias=bias, past=None)
+
+    if not protects_rows(config):
+        return HeadSession(lambda f, samples: linear(f), trained, parameters)
+    served = joined(old.weight[:known], old.bias[:known])
+    past = past_of(served, old.past)
+    start = starting_rows(served, past, config.merge)
+    with torch.no_grad():
+        linear.weight[:known] = start[:, :-1]
+        linear.bias[:known] = start[:, -1]
+
+    def merged() -> Head:
+        rows, after = merge_rows(
+            config.merge, served, start, joined(linear.weight, linear.bias), past
+        )
+        weight, bias = rows[:, :-1].contiguous(), rows[:, -1].contiguous()
+        return replace(head, weight=weight, bias=bias, past=after)
+
+    bias = linear.bias if has_bias else None
+    rows = row_penalty(linear.weight, bias, start, past) if known else None
+    return HeadSession(lambda f, samples: linear(f), merged, parameters, rows)
+
+
+def _start_new_rows(head: nn.Linear, known: int, generator: torch.Generator) -> None:
+    """Small random rows for new classes: at zero, the features would get no gradient."""
+    bound = head.in_features**-0.5
+    with torch.no_grad():
+        head.weight[known:].uniform_(-bound, bound, generator=generator)
