@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edge_pslora.models.types import GivenModule
 from edge_pslora.pipeline.judging import BATCH, Held, judged
 from edge_pslora.pipeline.memory_files import load_memory, load_merged
 from edge_pslora.pipeline.opening import require_same_kind, source_from_dict
+from edge_pslora.pipeline.reading import options_for
 from edge_pslora.tasks import TASKS, Task
 from edge_pslora.training.batches import sorted_batches
 from edge_pslora.training.classifier import Classifier, with_head
@@ -71,9 +72,7 @@ def evaluate(
     """
     opened = Workspace.open(Path(workspace))
     chosen = opened.published(generation)
-    read = read or ReadOptions()
-    task_type = read.task_type or opened.header.task_type
-    dataset = read_dataset(Path(data), replace(read, task_type=task_type))
+    dataset = read_dataset(Path(data), options_for(opened, read or ReadOptions()))
     source = source_from_dict(opened.header.source)
     require_same_kind(opened, source, dataset)
     samples = dataset.test if dataset.test is not None else dataset.train

@@ -46,6 +46,13 @@ def import_auto(samples: Samples, options: ModelOptions, base_dir: Path) -> Mode
     Raises:
         ModelError: arrays of a shape that no built-in network takes.
     """
+    if samples.task_type == "language":
+        raise ModelError(
+            WHERE,
+            expected="data with labels or values to learn",
+            found="texts alone, which a language model goes on learning from",
+            remedy="give the folder of a causal language model, or name the labels with --label-column",
+        )
     chosen = _choose(samples, options)
     chosen["notes"] = [
         f"A built-in {chosen['net']} network was fitted to the first session's data.",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edge_pslora.models.hf_shards import has_shards, merged_sha256
 from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import GivenModule, LoadedModel, ModelArgument, ModelSource
+from edge_pslora.pipeline.reading import READ
 from edge_pslora.training.targets import find_targets
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
@@ -34,11 +35,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """--model and what belongs to it; all None or default when the workspace is to know."""
+    """--model and what belongs to it; all None or default when the workspace is to know.
+
+    reading: how the first session's data were read, for the later ones; see pipeline.reading.
+    """
 
     argument: ModelArgument | None
     weights: Path | None
     options: ModelOptions
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> GivenModule | None:
@@ -84,6 +89,8 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
     model = load_model(source, staged, request.given)
     targets = find_targets(model.backbone.model, config.lora.target_modules)
     pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
+    if request.reading:
+        source = replace(source, options={**source.options, READ: dict(request.reading)})
     labels = model.base_head.labels if model.base_head is not None else ()
     workspace = Workspace.create(
         path,

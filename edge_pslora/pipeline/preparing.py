@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_pslora.config import AdaptConfig
-from edge_pslora.data.columns import number
-from edge_pslora.data.duplicates import without_duplicates
-from edge_pslora.data.options import ReadOptions
-from edge_pslora.data.read import read_dataset
 from edge_pslora.data.split import split
 from edge_pslora.data.types import Dataset, Samples
-from edge_pslora.errors import DataError, UsageError, WorkspaceError
+from edge_pslora.errors import DataError, UsageError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.imported import PastAdapter, start_after
 from edge_pslora.pipeline.judging import Held, HeldAnchors
@@ -24,56 +20,9 @@ from edge_pslora.training.anchor import AnchorSet, grow
 from edge_pslora.training.memory import Memory, first_memory
 from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.generation import Generation
-from edge_pslora.workspace.workspace import Workspace
 
 HOLDOUT_SHARE = 0.1
 MAX_HOLDOUT = 1000
-
-
-def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
-    """The data, read as the workspace's kind of task, each sample once; a first session needs two
-    classes."""
-    dataset = _read_for(data, options, workspace)
-    return dataset if options.keep_duplicates else without_duplicates(dataset)
-
-
-def _read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
-    if not Workspace.exists(workspace):
-        return read_dataset(data, replace(options, min_classes=max(2, options.min_classes)))
-    opened = Workspace.open(workspace)
-    task_type = options.task_type or opened.header.task_type
-    dataset = read_dataset(data, replace(options, task_type=task_type))
-    if options.task_type is None and task_type == "classification":
-        _require_names(dataset, opened.labels())
-    return dataset
-
-
-def _require_names(dataset: Dataset, known: tuple[str, ...]) -> None:
-    """Labels that are new and all numbers, with fractions among them, are measurements: a column
-    that was misread would otherwise add a class for each of its values. Numbers after nothing but
-    names, or names after numbers, are another column or another coding of the same classes."""
-    new = {str(label) for label in np.unique(dataset.train.targets)} - set(known)
-    numbers = [number(label) for label in new]
-    were_numbers = [number(label) is not None for label in known]
-    if new and known and len({*were_numbers, *(n is not None for n in numbers)}) == 2:
-        changed = all(were_numbers) and not any(n is not None for n in numbers)
-        if changed or (not any(were_numbers) and None not in numbers):
-            before, after = ("numbers", "names") if changed else ("names", "numbers")
-            raise WorkspaceError(
-                dataset.source,
-                expected=f"labels that are {before}, as in the earlier sessions",
-                found=f"{len(new)} new ones that are {after}, such as {min(new)}",
-                remedy="check --label-column; if they are classes of their own, give "
-                "--task-type classification",
-            )
-    if any(isinstance(n, float) and not n.is_integer() for n in numbers) and None not in numbers:
-        raise WorkspaceError(
-            dataset.source,
-            expected="labels of classes, as this workspace was made for",
-            found=f"{len(new)} new ones that are numbers with fractions, such as {min(new)}",
-            remedy="check --label-column, or use another --workspace; if they are names, "
-            "give --task-type classification",
-        )
 
 
 def task_name(task: str | None, data: Path) -> str:

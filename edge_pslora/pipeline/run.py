@@ -35,12 +35,12 @@ from edge_pslora.pipeline.preparing import (
     grown_anchors,
     held_anchors,
     parts,
-    read_for,
     start_from,
     task_name,
     with_targets,
 )
 from edge_pslora.pipeline.publishing import finish, result_of
+from edge_pslora.pipeline.reading import kept_options, read_for
 from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
@@ -90,11 +90,13 @@ def adapt(
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
     path = Path(workspace)
-    request = ModelRequest(model, weights, model_options or ModelOptions(seed=config.train.seed))
+    read = read or ReadOptions()
+    options = model_options or ModelOptions(seed=config.train.seed)
+    request = ModelRequest(model, weights, options, kept_options(read))
     if not Workspace.exists(path) and model is None:
         raise model_needed(path)
     with stages.stage("reading"):
-        dataset = read_for(Path(data), read or ReadOptions(), path)
+        dataset = read_for(Path(data), read, path)
         train, held = parts(dataset, config.train.seed)
     meter.check_memory("reading the data")
     with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
