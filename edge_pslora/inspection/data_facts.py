@@ -25,12 +25,19 @@ FIRST = 5  # rows set aside that are told
 TABLES = frozenset((".csv", ".tsv", ".data", ".txt"))
 JSON_LINES = frozenset((".jsonl", ".ndjson"))
 FITS: Mapping[str, tuple[str, ...]] = {
-    "table": ("auto", "package.module:factory"),
-    "array": ("auto", "package.module:factory"),
+    "table": ("auto", "package.module:factory", "a .pt2 file"),
+    "array": ("auto", "package.module:factory", "a .pt2 file"),
     "text": ("a Hugging Face folder for text", "auto"),
-    "image": ("a Hugging Face folder for images", "package.module:factory", "auto"),
+    "image": (
+        "a Hugging Face folder for images",
+        "package.module:factory",
+        "a .pt2 file",
+        "auto",
+    ),
     "audio": ("a Hugging Face folder for audio", "auto"),
 }
+
+LANGUAGE_FITS = ("the Hugging Face folder of a causal language model",)
 
 # what a folder without a file for the training part is
 FOLDERS: Mapping[str, str] = {
@@ -74,7 +81,7 @@ def inspect_data(path: Path, options: ReadOptions) -> DataFacts:
             bytes=part.bytes,
             bytes_read=part.bytes_read,
             sample=_sample(data, options),
-            fits=FITS[train.modality],
+            fits=LANGUAGE_FITS if train.task_type == "language" else FITS[train.modality],
             notes=data.notes,
         )
 

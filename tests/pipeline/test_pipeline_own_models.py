@@ -139,5 +139,5 @@ def test_weights_beside_a_module(tmp_path):
 
 def test_texts_need_a_tokenizer(tmp_path):
     source = kit.write_jsonl(tmp_path / "t.jsonl", ("sport", "food"))
-    with pytest.raises(EdgePsloraError, match="no tokenizer"):
+    with pytest.raises(EdgePsloraError, match="cut into tokens"):
         learn(source, tmp_path / "w", model=Net())
