@@ -30,8 +30,15 @@ def text_columns(schema) -> list[str]:  # type: ignore[no-untyped-def]
     return [field.name for field in schema if any(is_text(field.type) for is_text in kinds)]
 
 
+def parquet_errors() -> tuple[type[Exception], ...]:
+    """What pyarrow raises on damaged files."""
+    import pyarrow
+
+    plain = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
+    return (pyarrow.ArrowException, *plain)
+
+
 def main() -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with contextlib.suppress(ImportError, ValueError, OSError):
@@ -51,15 +58,7 @@ def main() -> int:
         file = pq.ParquetFile(stream, read_dictionary=text_columns(file.schema_arrow), **OPTIONS)
         for batch in file.iter_batches(batch_size=ROWS, use_threads=False):
             batch.validate(full=True)
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
+    except parquet_errors() as error:
         sys.stdout.write((" ".join(str(error).split()) or type(error).__name__)[:200])
         return 1
     return 0

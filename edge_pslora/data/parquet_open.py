@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from edge_pslora.data import parquet_check
 from edge_pslora.data.labels import label_problem
 from edge_pslora.data.options import ReadOptions
-from edge_pslora.data.parquet_check import OPTIONS, text_columns
+from edge_pslora.data.parquet_check import OPTIONS, parquet_errors, text_columns
 from edge_pslora.data.source import magic_name, shown
 from edge_pslora.errors import DataError, InputError
 
@@ -40,19 +40,9 @@ def parquet_damaged(path: Path, found: str, remedy: str = "copy or write it agai
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
     """What pyarrow raises on damaged files, as a DataError."""
-    import pyarrow
-
     try:
         yield
-    except (
-        pyarrow.ArrowException,
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
+    except parquet_errors() as error:
         raise parquet_damaged(path, shown(str(error), 120) or type(error).__name__) from error
 
 

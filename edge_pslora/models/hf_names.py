@@ -10,6 +10,7 @@ from torch import nn
 from edge_pslora.errors import ModelError
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 from edge_pslora.models.hf_parts import quiet, require_transformers
+from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 FIRST_TAG = 2  # 0 and 1 are what transformers itself fills biases and norms with
 
@@ -55,6 +56,18 @@ def untraced(model: nn.Module, names: dict[str, str]) -> list[str]:
         for name in model.state_dict()
         if name not in names and not name.endswith("num_batches_tracked")
     ]
+
+
+def require_complete(model: nn.Module, names: dict[str, str], where: str) -> None:
+    """Raises ModelError: the file of the folder `where` lacks a weight of the model."""
+    missing = untraced(model, names)
+    if missing:
+        raise ModelError(
+            f"{where}/{WEIGHTS_FILE}",
+            expected=f"every weight of {type(model).__name__}",
+            found=f"{len(missing)} missing, the first is {missing[0]}",
+            remedy="give the complete weights of this model",
+        )
 
 
 def _filled(tensor: torch.Tensor, value: int) -> torch.Tensor:

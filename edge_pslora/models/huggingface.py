@@ -27,7 +27,7 @@ from edge_pslora.models.hf_audio import (
     load_audio_encoder,
 )
 from edge_pslora.models.hf_folder import check_folder, copy_folder, image_settings, read_json
-from edge_pslora.models.hf_names import trace_names, untraced
+from edge_pslora.models.hf_names import require_complete, trace_names, untraced
 from edge_pslora.models.hf_parts import (
     INPUTS,
     drop_pooler,
@@ -97,14 +97,7 @@ def import_folder(
         chosen["pooling"] = _pooling(model, inputs, names, chosen, samples.modality, where)
         if chosen["pooling"] != "pooler":
             drop_pooler(model)
-    missing = untraced(model, names)
-    if missing:
-        raise ModelError(
-            f"{where}/{WEIGHTS_FILE}",
-            expected=f"every weight of {type(model).__name__}",
-            found=f"{len(missing)} missing, the first is {missing[0]}",
-            remedy="give the complete weights of this model",
-        )
+    require_complete(model, names, where)
     backbone = TransformersBackbone(model, chosen["pooling"])
     features = run_once(backbone, inputs, where)
     chosen["feature_size"] = check_features(features, min(2, len(samples)), where)

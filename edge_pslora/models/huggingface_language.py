@@ -19,7 +19,7 @@ from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
 from edge_pslora.models.backbones import TransformersBackbone
 from edge_pslora.models.encode_text import TextEncoder, Tokens
-from edge_pslora.models.hf_names import trace_names, untraced
+from edge_pslora.models.hf_names import require_complete, trace_names, untraced
 from edge_pslora.models.hf_parts import (
     LANGUAGE,
     is_language_model,
@@ -63,14 +63,7 @@ def import_language(
         )
     model = _open(base_dir, where)
     names_in_file = trace_names(model, tensors, where)
-    missing = untraced(model, names_in_file)
-    if missing:
-        raise ModelError(
-            f"{where}/{WEIGHTS_FILE}",
-            expected=f"every weight of {type(model).__name__}",
-            found=f"{len(missing)} missing, the first is {missing[0]}",
-            remedy="give the complete weights of this model",
-        )
+    require_complete(model, names_in_file, where)
     chosen: dict[str, Any] = {"pooling": POOLING, "head_module": None, "head_labels": None}
     limit = position_limit(model) or getattr(model.config, "max_position_embeddings", None)
     chosen["max_length"] = min(options.max_length, int(limit or options.max_length))
