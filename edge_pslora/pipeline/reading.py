@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,23 @@ def as_before(options: ReadOptions, kept: Mapping[str, Any]) -> ReadOptions:
     Raises:
         WorkspaceError: what was kept is no set of options.
     """
-    plain = ReadOptions()
-    found = {n: tuple(v) if isinstance(v, list) else v for n, v in kept.items()}
-    unset = [n for n in found if n in KEPT and getattr(options, n) == getattr(plain, n)]
-    # windows come with all that belongs to them, or not at all
-    if options.window_seconds is not None and options.window_seconds != found.get("window_seconds"):
-        unset = [n for n in unset if n not in ("hop_seconds", "rate_hz")]
-    known = {field.name for field in fields(ReadOptions)}
-    if not set(found) <= known:
+    unknown = set(kept) - set(KEPT)
+    if unknown:
         raise WorkspaceError(
             layout.WORKSPACE_FILE,
             expected="reading options of this version",
-            found=", ".join(sorted(set(found) - known)),
+            found=", ".join(sorted(unknown)),
             remedy="use the version that made the workspace",
         )
-    return replace(options, **{name: found[name] for name in unset})
+    plain = ReadOptions()
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in kept.items()
+        if getattr(options, name) == getattr(plain, name)
+    }
+    if options.window_seconds is not None:  # other windows come with their own steps
+        values = {n: v for n, v in values.items() if n not in ("hop_seconds", "rate_hz")}
+    return replace(options, **values)
 
 
 def options_for(workspace: Workspace, options: ReadOptions) -> ReadOptions:
