@@ -23,8 +23,8 @@ DataArgument = Annotated[
         help="A file: .npz (x, y), .npy (x.npy beside y.npy), .csv, .tsv, .data, .parquet, .jsonl, .ndjson "
         "(text and label, or the shapes of mlx-lm and Hugging Face), .txt, .md (plain text for language "
         "models, or a table). A folder: with train, valid and test as such files; of class folders with "
-        "images; of class folders with sounds (.wav); of sensor recordings (.csv, with --window); or of "
-        "plain text.",
+        "images; of class folders with sounds (.wav, .flac, .ogg); of sensor recordings (.csv, with "
+        "--window); or of plain text.",
     ),
 ]
 Task = Annotated[

@@ -32,7 +32,8 @@ from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.workspace import Workspace
 
 REJECTED = "rejected.jsonl"
-PROBE_SAMPLES = 7
+# of ModelSource.options: scaling of pictures and sound, length of texts, order of columns
+PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,20 @@ def write_candidate(
             "pslora.merge": config.merge,
             "pslora.task_type": head.task_type,
             "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
+            "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
         },
     )
     task = TASKS[head.task_type]
     return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
+
+
+def _preparation(model: LoadedModel) -> dict[str, Any]:
+    """How raw data become the file's inputs: what a device has to do before it runs the file."""
+    options = model.source.options
+    return {
+        "modality": model.source.modality,
+        **{name: options[name] for name in PREPARATION if options.get(name)},
+    }
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:

@@ -53,6 +53,8 @@ def test_sets_of_labels_grow_and_are_judged_by_f1(tmp_path):
     given = onnx.run({"x": data["x"]}) > 0
     assert np.mean(given == data["y"]) > 0.8
     assert json.loads(onnx.metadata["pslora.labels"]) == ["x", "y", "z"]
+    prepared = json.loads(onnx.metadata["pslora.preparation"])
+    assert prepared == {"modality": "table", "sample_shape": [6]}
 
 
 def test_tags_of_texts_in_json_lines(tmp_path):
