@@ -1,8 +1,9 @@
-"""`edge-pslora eval`, `status` and `report`: looking without changing anything."""
+"""`edge-pslora inspect`: what a model or data is understood as, before anything is trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,29 +11,28 @@ import typer
 from edge_pslora.cli import data_options as d
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
-from edge_pslora.cli.output import columns, fraction, print_result, table
+from edge_pslora.cli.output import columns, print_result
 from edge_pslora.cli.quiet import working
-from edge_pslora.errors import WorkspaceError
 from edge_pslora.units import format_size
 
-Verify = Annotated[
-    bool, typer.Option("--verify", help="Also check the sha256 of every file (reads them all).")
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|DATA",
+        help="What --model takes (a Hugging Face folder, package.module:factory, a .pt2 file, auto), a "
+        ".safetensors file, or DATA as adapt takes it.",
+    ),
 ]
-Layers = Annotated[
-    bool, typer.Option("--layers", help="Also show the certificate of each layer's history.")
-]
-CompareTorch = Annotated[
-    bool, typer.Option("--compare-torch", help="Also run torch, and compare it with the ONNX file.")
-]
-ReportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write a copy of the page there.")
-]
+MOST = 8  # names that fit into a line
 
 
-def evaluate(
-    workspace: o.WorkspaceArgument,
-    data: d.DataArgument,
-    generation: o.GenerationOption = None,
+def inspect(
+    source: Source,
+    weights: m.Weights = None,
+    target: m.Target = None,
+    rank: o.Rank = None,
+    max_length: m.MaxLength = None,
+    image_size: m.ImageSize = None,
     label_column: d.LabelColumn = None,
     text_column: d.TextColumn = None,
     feature_columns: d.FeatureColumns = None,
@@ -44,12 +44,14 @@ def evaluate(
     time_column: d.TimeColumn = None,
     time_unit: d.TimeUnit = None,
     group_column: d.GroupColumn = None,
-    compare_torch: CompareTorch = False,
+    task_type: d.TaskTypeOption = None,
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure a generation on DATA (its test part, if it has one)."""
+    """Show what MODEL or DATA is understood as: no training, nothing written.
+
+    Exit codes: 0 it can be used, 2 wrong use, 4 bad input.
+    """
     read = d.read_options(
         label_column=label_column,
         text_column=text_column,
@@ -62,144 +64,124 @@ def evaluate(
         time_column=time_column,
         time_unit=time_unit,
         group_column=group_column,
+        task_type=task_type,
     )
-    with working(quiet=quiet, debug=debug):
-        # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.evaluation import evaluate as measure
+    with working(quiet=True, debug=debug):
+        from edge_pslora.config import LoraConfig
+        from edge_pslora.inspection.source import inspect_source
+        from edge_pslora.models.options import ModelOptions
 
-        result = measure(
-            workspace,
-            data,
-            generation=generation,
+        lora = LoraConfig() if rank is None else LoraConfig(rank=rank)
+        defaults = ModelOptions()
+        facts = inspect_source(
+            source,
             read=read,
-            compare_torch=compare_torch,
-        )
-    facts = result.to_dict()
-    print_result(facts, _describe_evaluation(facts), as_json=as_json)
+            model_options=ModelOptions(
+                max_length=defaults.max_length if max_length is None else max_length,
+                image_size=image_size,
+            ),
+            weights=weights,
+            targets=tuple(target) if target else lora.target_modules,
+            rank=lora.rank,
+        ).to_dict()
+    describe = _describe_data if facts["what"] == "data" else _describe_model
+    print_result(facts, describe(facts), as_json=as_json)
 
 
-def _describe_evaluation(facts: dict[str, Any]) -> list[str]:
-    metric = facts["metric"]
-    lines = [f"Generation {facts['generation']} on {facts['samples']} samples"]
-    rows = [(metric, fraction(facts["accuracy"]))]
-    if facts["agreement"] is not None:
-        same = f"same answer for {fraction(facts['agreement'])} of them"
-        rows.append(("onnx = torch", f"{same}, logits to {facts['max_abs_error']:.1e}"))
-    if facts["unknown_labels"]:
-        rows.append(("never learned", _some(list(facts["unknown_labels"]))))
-    if facts["rejected"]:
-        rows.append(("set aside", f"{facts['rejected']} rows that could not be read"))
-    lines += columns(rows)
-    if facts["per_label"]:
-        cells = [(label, fraction(value)) for label, value in facts["per_label"].items()]
-        lines += ["", *table(("label", metric), cells)]
-    return lines
-
-
-def status(
-    workspace: o.WorkspaceArgument = m.DEFAULT_WORKSPACE,
-    verify: Verify = False,
-    layers: Layers = False,
-    as_json: o.AsJson = False,
-    debug: o.Debug = False,
-) -> None:
-    """Show what is served, what is kept, and whether anything is damaged (exit code 4)."""
-    from edge_pslora.workspace.workspace import Workspace
-
-    facts = Workspace.open(workspace).status(verify=verify)
-    lines = _describe_status(facts)
-    if layers:
-        lines += _describe_layers(facts["certificate"].get("layers", []))
-    print_result(facts, lines, as_json=as_json)
-    if facts["damage"]:
-        raise typer.Exit(WorkspaceError.exit_code)
-
-
-def _describe_status(facts: dict[str, Any]) -> list[str]:
-    if facts["generation"] is None:
-        served = "nothing yet: run edge-pslora adapt"
-    else:
-        served = f"generation {facts['generation']}, task {facts['task']}"
-    rows = [("served", served), ("labels", _some(facts["labels"]))]
-    metrics = facts["metrics"]
-    if isinstance(metrics.get("accuracy_after"), float):
-        rows.append(("accuracy", f"{fraction(metrics['accuracy_after'])} on its task"))
-    if isinstance(metrics.get("retention"), float):
-        rows.append(("retention", f"{fraction(metrics['retention'])} of what was known"))
-    rows += [
-        ("history", _describe_history(facts)),
-        ("disk", format_size(facts["disk_bytes"])),
+def _describe_data(facts: Mapping[str, Any]) -> list[str]:
+    about = "" if facts["complete"] else "about "
+    rows = [
+        ("format", f"{facts['format']}, {facts['modality']}"),
+        ("task", facts["task_type"]),
     ]
-    lines = [facts["workspace"], *columns(rows)]
-    if facts["generations"]:
-        checked = facts["verified"] or bool(facts["damage"])
-        header = ("generation", "task", "created", "parent", "labels", "size")
-        cells = [_generation_row(row, checked) for row in facts["generations"]]
-        lines += ["", *table((*header, "files") if checked else header, cells, left=3)]
-    lines += [f"warning: {line}" for line in facts["warnings"]]
-    return lines + [f"damaged: {line}" for line in facts["damage"]]
+    for name, part in facts["parts"].items():
+        rows.append((name, f"{about}{_whole(facts, part['rows'])} rows{_classes(part['classes'])}"))
+    if facts["label"] is not None:
+        rows.append(("label", facts["label"]))
+    if facts["text"] is not None:
+        rows.append(("text", facts["text"]))
+    if facts["target_range"] is not None:
+        least, mean, greatest = facts["target_range"]
+        rows.append(("values", f"{least:.4g} to {greatest:.4g}, mean {mean:.4g}"))
+    if facts["features"]:
+        rows.append(("columns", _some(facts["features"])))
+    if len(facts["shape"]) > 1:
+        rows.append(("shape", " x ".join(map(str, facts["shape"]))))
+    if facts["missing"]:
+        total = sum(facts["missing"].values())
+        rows.append(("missing", f"{total} cells, in {_some(list(facts['missing']))}"))
+    if facts["constant"]:
+        rows.append(("constant", _some(facts["constant"])))
+    rows.append(("bad rows", str(facts["rejected"])))
+    rows += [("", f"{where}: {reason}") for where, reason in facts["rejected_first"]]
+    if facts["sample"] is not None:
+        rows += _describe_sample(facts["sample"])
+    if not facts["complete"]:
+        read, size = format_size(facts["bytes_read"]), format_size(facts["bytes"])
+        rows.append(("read", f"the first {read} of {size}; classes and bad rows are of these"))
+    rows.append(("fits", "--model " + ", or ".join(facts["fits"])))
+    notes = [f"note: {note}" for note in facts["notes"]]
+    return [f"Data: {facts['source']}", *columns(rows), *notes]
 
 
-def _describe_history(facts: dict[str, Any]) -> str:
-    size = format_size(facts["history_bytes"])
-    entries, weight = (
-        facts["certificate"].get(name) for name in ("proven_signs", "sign_agreement")
-    )
-    if not isinstance(entries, float) or not isinstance(weight, float):
-        return size
-    return f"{size}, signs proven: {fraction(entries)} of all entries, {fraction(weight)} by weight"
+def _whole(facts: Mapping[str, Any], rows: int) -> int:
+    """The rows of the whole file, from those of its beginning."""
+    return round(rows * facts["bytes"] / facts["bytes_read"]) if not facts["complete"] else rows
 
 
-def _describe_layers(layers: list[dict[str, Any]]) -> list[str]:
-    """The certificate of every layer's history."""
-    cells = [
-        (
-            str(layer["name"]),
-            str(layer["history_rank"]),
-            "-" if layer["eps"] is None else f"{layer['eps']:.1e}",
-            fraction(layer["proven_signs"]),
-            fraction(layer["sign_agreement"]),
-        )
-        for layer in layers
-    ]
-    header = ("layer", "rank", "error at most", "signs proven", "by weight")
-    return ["", *table(header, cells)] if cells else ["", "no history yet"]
+def _classes(classes: Mapping[str, int]) -> str:
+    counts = [f"{name} ({count})" for name, count in classes.items()]
+    return f", {len(classes)} classes: {_some(counts, count=False)}" if classes else ""
 
 
-def _generation_row(row: dict[str, Any], checked: bool) -> tuple[str, ...]:
-    cells = (
-        f"{'*' if row['current'] else ' '} {row['number']}",
-        row["task"] or "?",
-        row["created"] or "?",
-        "-" if row["parent"] is None else str(row["parent"]),
-        str(row["labels"]),
-        format_size(row["disk_bytes"]),
-    )
-    return (*cells, "damaged" if row["damage"] else "ok") if checked else cells
+def _describe_sample(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sizes = " to ".join(f"{width} x {height}" for width, height in sample["sizes"])
+    checked = f"checked {sample['checked']} of {sample['of']}, {sample['bad']} bad"
+    rows = [("decoded", f"{checked}; {sizes} pixels" if sizes else checked)]
+    return rows + [("", f"{where}: {reason}") for where, reason in sample["first"]]
 
 
-def _some(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    rest = len(names) - most
-    return f"{len(names)}: {shown}, and {rest} more" if rest > 0 else f"{len(names)}: {shown}"
+def _describe_model(facts: Mapping[str, Any]) -> list[str]:
+    rows = [("family", f"{facts['family']} ({facts['architecture']})"), ("task", facts["task"])]
+    if facts["labels"]:
+        rows.append(("labels", _some(facts["labels"])))
+    rows.append(("head", facts["head"]))
+    if facts["modality"] is not None:
+        rows.append(("takes", _input(facts)))
+    if facts["targets"]:
+        rows += _describe_targets(facts)
+    if facts["parameters"]:
+        size = format_size(facts["bytes"])
+        rows.append(("file", f"{facts['parameters']:,} parameters, {facts['dtype']}, {size}"))
+    notes = [f"note: {note}" for note in facts["notes"]]
+    return [f"Model: {facts['source']}", *columns(rows), *notes]
 
 
-def report(
-    workspace: o.WorkspaceArgument = m.DEFAULT_WORKSPACE,
-    out: ReportOut = None,
-    generation: o.GenerationOption = None,
-    as_json: o.AsJson = False,
-    debug: o.Debug = False,
-) -> None:
-    """Show where the page of a generation is, or copy it."""
-    from edge_pslora.workspace import durable, layout
-    from edge_pslora.workspace.workspace import Workspace
+def _describe_targets(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    targets, trained = facts["targets"], facts["trained"]
+    guess = "" if facts["targets_certain"] else " (by the file alone; adapt shows the real ones)"
+    rows = [("adapts", f"{len(targets)} layers{guess}")]
+    # one line for what differs in a number only: the layers of a stack
+    groups: dict[str, int] = {}
+    for target in targets:
+        pattern = re.sub(r"\d+", "*", target["name"])
+        groups[pattern] = groups.get(pattern, 0) + 1
+    rows += [("", f"{count} x {pattern}") for pattern, count in list(groups.items())[:MOST]]
+    if len(groups) > MOST:
+        rows.append(("", f"and {len(groups) - MOST} more kinds"))
+    share = f", {trained / facts['parameters']:.1%} of the model" if facts["parameters"] else ""
+    return [*rows, ("trains", f"{trained:,} parameters at rank {facts['rank']}{share}")]
 
-    opened = Workspace.open(workspace)
-    chosen = opened.published(generation)
-    page = chosen.file(layout.REPORT)
-    if out is not None:
-        durable.copy_file(page, out)
-        page = out
-    facts = {"generation": chosen.number, "report": str(page)}
-    print_result(facts, [str(page)], as_json=as_json)
+
+def _input(facts: Mapping[str, Any]) -> str:
+    limit = facts["input_limit"]
+    if limit is None:
+        return str(facts["modality"])
+    unit = f"pictures of {limit} x {limit} pixels" if facts["modality"] == "image" else ""
+    return unit or f"{facts['modality']}, up to {limit} tokens"
+
+
+def _some(names: Sequence[str], *, count: bool = True) -> str:
+    shown = ", ".join(names[:MOST])
+    rest = f", and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"{len(names)}: {shown}{rest}" if count else shown + rest

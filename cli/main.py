@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.cli import adapt, demo, inspect, inspect_inputs, moves
+from edge_pslora.cli import adapt, demo, inspect, measure, moves
 from edge_pslora.cli.output import print_json, printable
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
@@ -35,10 +35,10 @@ app = typer.Typer(
 _LEARN, _LOOK, _MOVE = "Learn", "Look", "Move"
 app.command(rich_help_panel=_LEARN)(demo.demo)
 app.command(rich_help_panel=_LEARN)(adapt.adapt)
-app.command(rich_help_panel=_LOOK)(inspect_inputs.inspect)
-app.command("eval", rich_help_panel=_LOOK)(inspect.evaluate)
-app.command(rich_help_panel=_LOOK)(inspect.status)
-app.command(rich_help_panel=_LOOK)(inspect.report)
+app.command(rich_help_panel=_LOOK)(inspect.inspect)
+app.command("eval", rich_help_panel=_LOOK)(measure.evaluate)
+app.command(rich_help_panel=_LOOK)(measure.status)
+app.command(rich_help_panel=_LOOK)(measure.report)
 app.command(rich_help_panel=_MOVE)(moves.rollback)
 app.command(rich_help_panel=_MOVE)(moves.export)
 app.command(rich_help_panel=_MOVE)(moves.merge)
