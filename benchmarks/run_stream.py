@@ -75,7 +75,7 @@ def run_stream(
         raise UsageError(
             stream.name, expected="labels", found="values", remedy="use another benchmark"
         )
-    memory = first_memory(model, targets, config, "classification", sessions[0][1].targets)
+    memory = first_memory(model, targets, config, "classification")
     matrix: list[tuple[float, ...]] = []
     seconds = 0.0
     for name, data in sessions:

@@ -78,7 +78,7 @@ def run(source: ModelSource, base: Path, config: AdaptConfig) -> Row:
     model = load_model(source, base)
     train, test = sessions(test=False), sessions(test=True)
     targets = find_targets(model.backbone.model, config.lora.target_modules)
-    memory = first_memory(model, targets, config, "classification", train[0].targets)
+    memory = first_memory(model, targets, config, "classification")
     learned = []
     with open_base(base, model) as base_weights:
         for samples, held_out in zip(train, test, strict=True):

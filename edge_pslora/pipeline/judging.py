@@ -6,7 +6,7 @@ What is judged is the file that a device will run, in onnxruntime, not the torch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ def judge(
     before = anchor_old = anchor_new = None
     if old is not None:
         old_runner, old_head = old
+        old_head = replace(old_head, values=head.values)  # both in the same unit
         before = judged(old_runner, holdout, old_head)[0]
         figures |= {f"{name}_before": value for name, value in before.figures.items()}
         if anchors is not None:

@@ -61,7 +61,7 @@ def start_from(
         imported = [name for adapter in past for name in adapter.layers]
         patterns = (*config.lora.target_modules, *imported)
         targets = find_targets(model.backbone.model, patterns)
-        memory = first_memory(model, targets, config, train.task_type, train.targets)
+        memory = first_memory(model, targets, config, train.task_type)
         if past:
             memory = start_after(past, memory, model, base, targets, config)
         return memory, None, targets

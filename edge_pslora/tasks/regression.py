@@ -3,7 +3,9 @@ headline figure: R^2."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +14,38 @@ import torch.nn.functional as F
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
 
 VALUE_LABEL = ("value",)  # the one column of a regression head
+
+
+@dataclass(frozen=True)
+class ValueMoments:
+    """All values seen so far: how many, their mean, and the sum of squared deviations from it.
+
+    One session's values may hardly vary where those of all sessions do (one patient's, of many): the
+    unit in which errors count is the spread of all.
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """Their standard deviation in their own unit; 1 where they do not vary."""
+        return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
+
+    def with_values(self, values: Array) -> ValueMoments:
+        """These and more values (Chan, Golub, LeVeque 1979: the update of pairs)."""
+        more = values.astype(np.float64)
+        if len(more) == 0:
+            return self
+        count = self.count + len(more)
+        shift = float(more.mean()) - self.mean
+        squares = float(((more - more.mean()) ** 2).sum())
+        return ValueMoments(
+            count,
+            self.mean + shift * len(more) / count,
+            self.squares + squares + shift**2 * self.count * len(more) / count,
+        )
 
 
 def _encode(targets: Array, labels: tuple[str, ...]) -> torch.Tensor:

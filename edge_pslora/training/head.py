@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from edge_pslora.core.analytic_head import (
 )
 from edge_pslora.core.ridge_path import leave_one_out, ridge_path
 from edge_pslora.tasks import TASKS, Task
+from edge_pslora.tasks.regression import ValueMoments
 from edge_pslora.training.head_rows import RowPast
 
 # Squared errors of 0/1 columns are flat in the ridge, and shrinking costs rare classes answers that
@@ -30,7 +31,7 @@ class Head:
 
     statistics, ridge (the one last chosen, 0 before): analytic head only. past: a linear head whose
     rows are protected. template: label-text head only, which reads features of norm 1.
-    target_scale: regression: standard deviation of the first session's targets, in their unit.
+    values: regression: of all targets so far; they set the unit of errors, `target_scale`.
     """
 
     task_type: TaskType
@@ -38,7 +39,7 @@ class Head:
     weight: torch.Tensor
     bias: torch.Tensor
     statistics: HeadStatistics | None = None
-    target_scale: float = 1.0
+    values: ValueMoments = field(default_factory=ValueMoments)
     ridge: float = 0.0
     past: RowPast | None = None
     template: str | None = None
@@ -48,6 +49,10 @@ class Head:
         if self.template is not None:
             return "label-text"
         return "linear" if self.statistics is None else "analytic"
+
+    @property
+    def target_scale(self) -> float:
+        return self.values.scale
 
     @property
     def normalize(self) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from edge_pslora.config import AdaptConfig, HeadKind, TaskType
@@ -41,12 +39,10 @@ def first_memory(
     targets: tuple[Target, ...],
     config: AdaptConfig,
     task_type: TaskType,
-    session_targets: npt.NDArray[np.str_] | npt.NDArray[np.float32],
 ) -> Memory:
     """The memory before the first session: empty history, the base's own head or an empty one."""
     task = TASKS[task_type]
     kind = head_kind(model, config, task_type)
-    regression = task_type == "regression"
     labels = task.own_labels
     weight, bias = torch.zeros(len(labels), model.feature_size), torch.zeros(len(labels))
     if model.base_head is not None and kind == "linear":
@@ -58,7 +54,6 @@ def first_memory(
         weight,
         bias,
         empty_statistics(model.feature_size, labels) if kind == "analytic" else None,
-        float(np.std(session_targets.astype(np.float64))) or 1.0 if regression else 1.0,
         template=DEFAULT_TEMPLATE if kind == "label-text" else None,
     )
     return Memory(0, {t.name: empty_layer(*t.shape) for t in targets}, head)

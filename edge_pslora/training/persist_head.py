@@ -7,7 +7,9 @@ else has the same size after session 1 and session 1000.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from edge_pslora.config import TASK_TYPES
 from edge_pslora.core.analytic_head import HeadStatistics
 from edge_pslora.core.gram_rank import LowRankGram, compress_gram, gram_rank, restore_gram
 from edge_pslora.errors import WorkspaceError
+from edge_pslora.tasks.regression import ValueMoments
 from edge_pslora.training.head import Head
 from edge_pslora.training.head_rows import RowPast
 from edge_pslora.training.stored import Array, Stored
@@ -45,7 +48,7 @@ def head_to_arrays(head: Head, head_bytes: int) -> Stored:
     metadata = {
         "task_type": head.task_type,
         "labels": json.dumps(list(head.labels)),
-        "target_scale": repr(head.target_scale),
+        "values": json.dumps(astuple(head.values)),
     }
     if head.statistics is not None:
         metadata["ridge"] = repr(head.ridge)
@@ -82,11 +85,22 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
         torch.from_numpy(weight.copy()),
         torch.from_numpy(bias.copy()),
         _statistics(arrays, labels, weight.shape[1], where),
-        float(metadata.get("target_scale", "1.0")),
+        _values(metadata, where),
         float(metadata.get("ridge", "0.0")),
         _past(arrays, weight.shape[0], weight.shape[1], where),
         metadata.get("template"),
     )
+
+
+def _values(metadata: Mapping[str, str], where: str) -> ValueMoments:
+    try:
+        count, mean, squares = json.loads(metadata.get("values", "null"))
+        values = ValueMoments(float(count), float(mean), float(squares))
+    except (ValueError, TypeError) as problem:
+        raise _damaged(where, "three moments of the targets", str(problem)) from problem
+    if not (values.count >= 0 and values.squares >= 0 and math.isfinite(sum(astuple(values)))):
+        raise _damaged(where, "three moments of the targets", str(values))
+    return values
 
 
 def _gram_arrays(gram: torch.Tensor, head_bytes: int) -> dict[str, Array]:

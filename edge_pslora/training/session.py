@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,8 @@ def run_session(
     task = TASKS[head.task_type]
     names = sorted(task.labels_in(data.targets), key=_natural)
     head = extend_labels(head, tuple(names))
+    if head.task_type == "regression":
+        head = replace(head, values=head.values.with_values(data.targets))
     wanted = task.encode(data.targets, head.labels)
 
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)

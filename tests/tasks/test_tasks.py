@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edge_pslora.config import TASK_TYPES
 from edge_pslora.data.types import join_labels, split_labels
 from edge_pslora.tasks import TASKS
+from edge_pslora.tasks.regression import ValueMoments
 
 LABELS = ("a", "b", "c")
 SETS = st.lists(st.sets(st.sampled_from((*LABELS, "new"))), min_size=1, max_size=8)
@@ -120,3 +121,16 @@ def test_a_text_of_one_token_predicts_nothing():
     measures = task.measure(np.zeros((1, 1, 4)), np.array([""]), inputs, (), 1.0)
     figures = task.figures(measures, np.array([""]), 1.0)
     assert figures == {"accuracy": 0.0, "perplexity": 1.0}
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=6), max_size=5))
+def test_moments_of_parts_are_those_of_the_whole(parts):
+    found = ValueMoments()
+    for part in parts:
+        found = found.with_values(np.array(part, np.float64))
+    whole = np.array([value for part in parts for value in part], np.float64)
+    assert found.count == len(whole)
+    if len(whole):
+        assert found.mean == pytest.approx(whole.mean(), abs=1e-9)
+        assert found.squares == pytest.approx(((whole - whole.mean()) ** 2).sum(), abs=1e-6)
+    assert found.scale > 0

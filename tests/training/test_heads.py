@@ -39,7 +39,7 @@ def _sessions(config: AdaptConfig, *groups: tuple[str, ...]) -> tuple[LoadedMode
         rows, names = blobs(labels, seed=seed)
         if memory is None:
             targets = find_targets(model.backbone.model, config.lora.target_modules)
-            memory = first_memory(model, targets, config, "classification", names)
+            memory = first_memory(model, targets, config, "classification")
         data = SessionData(ArrayInputs(rows), names)
         result = run_session(model, base.__getitem__, memory, data, config)
         memory = result.memory
@@ -212,7 +212,7 @@ def test_names_are_classes_before_and_after_learning():
             config = replace(
                 config, lora=replace(config.lora, target_modules=("layer", "embedding"))
             )
-            memory = first_memory(model, targets, config, "classification", names)
+            memory = first_memory(model, targets, config, "classification")
         inputs = model.encoder.encode(Samples("text", "classification", texts, names))
         result = run_session(model, base.__getitem__, memory, SessionData(inputs, names), config)
         memory = result.memory
@@ -249,7 +249,7 @@ def test_a_session_of_one_label_still_trains():
     texts, names = _texts((0, 1))
     targets = find_targets(model.backbone.model, ("auto",))
     base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
-    memory = first_memory(model, targets, config, "classification", names)
+    memory = first_memory(model, targets, config, "classification")
     samples = Samples("text", "classification", texts, names)
     for chosen in (names != "", names == "0"):
         part = samples.take(np.flatnonzero(chosen).astype(np.int64))
@@ -261,14 +261,13 @@ def test_a_session_of_one_label_still_trains():
 
 def test_label_text_needs_texts_with_labels_and_an_encoder_without_a_classifier():
     config = replace(FAST, head=HeadConfig(kind="label-text"))
-    names, values = np.array(["a", "b"]), np.array([0.1, 0.2], dtype=np.float32)
-    for model, kind, targets, found in (
-        (tiny_model(), "classification", names, "table data for classification"),
-        (_text_model(), "regression", values, "text data for regression"),
-        (_text_model(), "multilabel", names, "text data for multilabel"),
+    for model, kind, found in (
+        (tiny_model(), "classification", "table data for classification"),
+        (_text_model(), "regression", "text data for regression"),
+        (_text_model(), "multilabel", "text data for multilabel"),
     ):
         with pytest.raises(UsageError, match=f"label-text: expected texts .* found {found}"):
-            first_memory(model, (), config, kind, targets)
+            first_memory(model, (), config, kind)
     base = BaseHead(("a", "b"), torch.zeros(2, 16), torch.zeros(2), "classifier")
     with pytest.raises(UsageError, match="an encoder without a classifier; found classifier"):
-        first_memory(replace(_text_model(), base_head=base), (), config, "classification", names)
+        first_memory(replace(_text_model(), base_head=base), (), config, "classification")

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from edge_pslora.core.analytic_head import add_samples, empty_statistics
 from edge_pslora.core.gram_rank import compress_gram, restore_gram
 from edge_pslora.errors import BudgetError, WorkspaceError
+from edge_pslora.tasks.regression import ValueMoments
 from edge_pslora.training.head import Head
 from edge_pslora.training.head_rows import RowPast
 from edge_pslora.training.persist_head import head_from_arrays, head_to_arrays
 from edge_pslora.training.stored import Stored
 
+VALUES = ValueMoments(4.0, 2.5, 9.0)
 ENOUGH, SHORT = 16_000_000, 1024 + 7 * 4 * 33  # the latter: six directions of 32 features
 
 
@@ -26,7 +28,7 @@ def _analytic(sessions: int = 1, labels: tuple[str, ...] = ("a", "ü"), size: in
         columns = F.one_hot(torch.arange(40) % len(labels), len(labels))
         statistics = add_samples(statistics, features, columns)
     weight, bias = torch.randn(len(labels), size), torch.randn(len(labels))
-    return Head("classification", labels, weight, bias, statistics, 1.5, ridge=0.1)
+    return Head("classification", labels, weight, bias, statistics, VALUES, ridge=0.1)
 
 
 def _sizes(head: Head, budget: int) -> dict[str, int]:
@@ -36,7 +38,7 @@ def _sizes(head: Head, budget: int) -> dict[str, int]:
 def test_an_analytic_head_comes_back_as_it_was():
     head = _analytic()
     back = head_from_arrays(head_to_arrays(head, ENOUGH), "here")
-    assert (back.labels, back.target_scale, back.ridge) == (head.labels, 1.5, 0.1)
+    assert (back.labels, back.target_scale, back.ridge) == (head.labels, VALUES.scale, 0.1)
     assert (back.kind, back.normalize, back.past) == ("analytic", False, None)
     assert torch.equal(back.weight, head.weight)
     assert back.statistics is not None
@@ -84,6 +86,17 @@ def test_a_label_text_head_keeps_its_template():
     head = Head("classification", ("a",), torch.randn(1, 4), torch.zeros(1), template="über {}")
     back = head_from_arrays(head_to_arrays(head, ENOUGH), "here")
     assert (back.kind, back.normalize, back.template) == ("label-text", True, "über {}")
+
+
+BAD_VALUES = ("", "[1, 2]", "[1, 2, -3]", "[1, NaN, 3]", '["a", 1, 1]', "{}", "null")
+
+
+@pytest.mark.parametrize("values", BAD_VALUES)
+def test_moments_that_are_none_are_refused(values):
+    stored = head_to_arrays(_analytic(), ENOUGH)
+    damaged = Stored(stored.arrays, {**stored.metadata, "values": values})
+    with pytest.raises(WorkspaceError, match="three moments of the targets"):
+        head_from_arrays(damaged, "here")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _session(
     data = SessionData(ArrayInputs(rows), names)
     if memory is None:
         targets = find_targets(model.backbone.model, config.lora.target_modules)
-        memory = first_memory(model, targets, config, "classification", names)
+        memory = first_memory(model, targets, config, "classification")
     return run_session(model, base.__getitem__, memory, data, config, **more)
 
 
@@ -293,7 +293,7 @@ def test_regression_learns_and_remembers():
     config = replace(FAST, head=HeadConfig(ridge=1e-3))
     first, second = data(0.0), data(3.0)
     targets = find_targets(model.backbone.model, ("auto",))
-    memory = first_memory(model, targets, config, "regression", first[1])
+    memory = first_memory(model, targets, config, "regression")
     for rows, values in (first, second):
         result = run_session(
             model, base.__getitem__, memory, SessionData(ArrayInputs(rows), values), config

@@ -27,7 +27,7 @@ VOCABULARY = 11
 def _two_sessions(model, base, sessions, task_type, config):
     """Memory after each of the sessions."""
     targets = find_targets(model.backbone.model, config.lora.target_modules)
-    memory = first_memory(model, targets, config, task_type, sessions[0].targets)
+    memory = first_memory(model, targets, config, task_type)
     memories: list[Memory] = []
     for data in sessions:
         memory = run_session(model, base.__getitem__, memory, data, config).memory
@@ -132,8 +132,8 @@ def test_a_language_model_learns_by_its_own_output_layer():
     train = TrainConfig(epochs=30, learning_rate=1e-2)
     config = replace(FAST, train=train, stability=StabilityConfig(weight=0.0))
     held = _cycles(3, 9)
-    memory = first_memory(model, find_targets(model.backbone.model, ("auto",)), config, "language",
-                          held.targets)  # fmt: skip
+    targets = find_targets(model.backbone.model, ("auto",))
+    memory = first_memory(model, targets, config, "language")
     before = _measured(model, memory, held)
     (after,) = _two_sessions(model, base, [_cycles(3, 1)], "language", config)
     assert after.head.labels == ()
@@ -146,4 +146,20 @@ def test_a_language_model_takes_no_other_head():
     model = _language_model()
     config = replace(FAST, head=HeadConfig(kind="analytic"))
     with pytest.raises(UsageError, match="language"):
-        first_memory(model, (), config, "language", np.array([""]))
+        first_memory(model, (), config, "language")
+
+
+def test_errors_count_in_the_spread_of_all_values_so_far():
+    """One patient's values hardly vary: taken as the unit, they would drown the stability loss."""
+    model = tiny_model()
+    base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
+    rng = np.random.default_rng(0)
+    sessions = []
+    for level in (10.0, 40.0):
+        rows = rng.normal(size=(60, 6)).astype(np.float32)
+        values = (level + rng.normal(size=60)).astype(np.float32)
+        sessions.append(SessionData(ArrayInputs(rows), values))
+    memories = _two_sessions(model, base, sessions, "regression", FAST)
+    seen = [sessions[0].targets, np.concatenate([s.targets for s in sessions])]
+    for memory, values in zip(memories, seen, strict=True):
+        assert memory.head.target_scale == pytest.approx(values.astype(np.float64).std(), rel=1e-6)
