@@ -11,7 +11,7 @@ from edge_pslora.cli import data_options as d
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
-from edge_pslora.cli.output import columns, fraction, print_result
+from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result
 from edge_pslora.cli.quiet import working
 from edge_pslora.cli.settings import adapt_config, per_channel, without_samples
 from edge_pslora.errors import GateRefusedError
@@ -185,6 +185,7 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
         ("task", facts["task"]),
         ("samples", f"{facts['samples']}{f', {set_aside} rows set aside' if set_aside else ''}"),
         (facts.get("metric", "accuracy"), f"{_before_after(facts)} on held-out samples"),
+        *((name, _other_figure(facts, name)) for name in OTHER_FIGURES if f"{name}_after" in facts),
     ]
     if facts["retention"] is not None:
         rows.append(("retention", f"{fraction(facts['retention'])} of what was known"))
@@ -203,6 +204,11 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
     files = columns([(name, path) for name, path in facts["files"].items()])
     notes = [f"note: {note}" for note in facts.get("notes", ())]
     return [headline, *columns(rows), *notes, *(["files", *files] if files else [])]
+
+
+def _other_figure(facts: dict[str, Any], name: str) -> str:
+    before, after = facts.get(f"{name}_before"), facts[f"{name}_after"]
+    return f"{after:.4g}" if before is None else f"{before:.4g} before, {after:.4g} after"
 
 
 def _before_after(facts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 from edge_pslora.cli import data_options as d
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
-from edge_pslora.cli.output import columns, fraction, print_result, table
+from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result, table
 from edge_pslora.cli.quiet import working
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.units import format_size
@@ -82,6 +82,8 @@ def _describe_evaluation(facts: dict[str, Any]) -> list[str]:
     metric = facts["metric"]
     lines = [f"Generation {facts['generation']} on {facts['samples']} samples"]
     rows = [(metric, fraction(facts["accuracy"]))]
+    figures = facts["figures"]
+    rows += [(name, f"{figures[name]:.4g}") for name in OTHER_FIGURES if name in figures]
     if facts["agreement"] is not None:
         same = f"same answer for {fraction(facts['agreement'])} of them"
         rows.append(("onnx = torch", f"{same}, logits to {facts['max_abs_error']:.1e}"))

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# of a kind of task, beside the one that its metric names
+OTHER_FIGURES = ("exact_match", "rmse", "perplexity")
+
 
 def print_result(result: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Prints `result` as JSON, or `lines`, to stdout."""

@@ -237,3 +237,15 @@ def test_the_design_contract_of_options_is_there() -> None:
         *("data", "model", "workspace", "task", "history_budget", "ram_budget", "time_budget"),
         *("rank", "seed", "as_json"),
     }
+
+
+def test_other_figures_of_a_task_are_shown(
+    pipeline: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"perplexity_before": 61.234, "perplexity_after": 12.3, "rmse_after": 2.5}
+    pipeline.facts |= {"metric": "token_accuracy", **figures}
+    assert main(["adapt", "d"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "token_accuracy 0.500 before, 0.900 after" in out
+    assert "perplexity 61.23 before, 12.3 after" in out
+    assert "rmse 2.5 " in out

@@ -31,6 +31,7 @@ EVALUATION = {
     "samples": 50,
     "metric": "accuracy",
     "accuracy": 0.82,
+    "figures": {"accuracy": 0.82, "perplexity": 12.3},
     "per_label": {"cat": 0.9, "a very long label\x1b": 0.74},
     "unknown_labels": ("cow",),
     "rejected": 2,
@@ -61,6 +62,7 @@ def test_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "Generation 3 on 50 samples" in out
     assert "0.820" in out
+    assert "perplexity     12.3" in out
     assert "a very long label\\x1b" in out
     assert "never learned  1: cow" in out
     assert "2 rows" in out
