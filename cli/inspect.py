@@ -142,7 +142,9 @@ def _describe_sample(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _describe_model(facts: Mapping[str, Any]) -> list[str]:
-    rows = [("family", f"{facts['family']} ({facts['architecture']})"), ("task", facts["task"])]
+    family, architecture = facts["family"], facts["architecture"]
+    named = family if family == architecture else f"{family} ({architecture})"
+    rows = [("family", named), ("task", facts["task"])]
     if facts["labels"]:
         rows.append(("labels", _some(facts["labels"])))
     rows.append(("head", facts["head"]))
