@@ -1,16 +1,15 @@
-"""`edge-pslora rollback`, `export` and `merge`: between generations, and out of a workspace."""
+"""`edge-pslora rollback` and `merge`: between generations, and between files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import columns, print_result
-from edge_pslora.cli.quiet import working
 from edge_pslora.config import MERGE_RULES, MergeRule
 from edge_pslora.units import format_size
 
@@ -19,22 +18,6 @@ To = Annotated[
     typer.Option(
         "--to", metavar="N", min=1, help="Generation; default: the parent of the current one."
     ),
-]
-OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
-Format = Annotated[
-    Literal["onnx", "safetensors", "peft"],
-    typer.Option(
-        "--format",
-        metavar="KIND",
-        help="onnx, safetensors (the merged weights) or peft (the adapter).",
-    ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
-]
-MaxRank = Annotated[
-    int,
-    typer.Option("--max-rank", metavar="R", min=1, help="Largest rank of a layer, for peft."),
 ]
 AdaptersArgument = Annotated[
     list[Path], typer.Argument(metavar="ADAPTER...", help="PEFT adapter folders, oldest first.")
@@ -75,32 +58,6 @@ def rollback(
     }
     line = f"Generation {served.number} of {workspace} is now served (task {served.manifest.task})."
     print_result(facts, [line], as_json=as_json)
-
-
-def export(
-    workspace: o.WorkspaceArgument,
-    out: OutArgument,
-    format: Format,
-    generation: o.GenerationOption = None,
-    max_rank: MaxRank = 64,
-    overwrite: Overwrite = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
-) -> None:
-    """Write a generation as ONNX, safetensors or a PEFT adapter."""
-    with working(quiet=quiet, debug=debug):
-        from edge_pslora.exporters.export import export_generation
-
-        result = export_generation(
-            workspace, out, format, generation=generation, overwrite=overwrite, rank=max_rank
-        )
-    lines = [f"Generation {result.generation} as {format}:", *(f"  {f}" for f in result.files)]
-    if result.max_relative_error is not None:
-        lines.append(f"largest relative error of a layer: {result.max_relative_error:.1e}")
-    if result.left_out:
-        lines.append(f"an adapter cannot hold, left out: {', '.join(result.left_out)}")
-    print_result(result.to_dict(), lines, as_json=as_json)
 
 
 def merge(

@@ -6,52 +6,72 @@ The folder is made beside OUT and gets its name in one step: OUT is never half a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edge_pslora.errors import UsageError
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters.export_folder import published_folder
+from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.exporters.export_peft import export_peft
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.workspace import Workspace
 
-Format = Literal["onnx", "safetensors", "peft"]
-DEFAULT_RANK = 64
 _SPARE_BYTES = 1 << 20
+
+Facts = Mapping[str, Any]  # JSON values; "notes": sentences for the user
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One export: `staged` is the folder to fill with files of the generation `chosen`."""
+
+    opened: Workspace
+    chosen: Generation
+    staged: Path
+    options: ExportOptions
+
+
+Writer = Callable[[ExportJob], Facts]
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written. files: paths below `out`, sorted.
+    """What was written. files: paths below `out`, sorted. notes: sentences for the user.
 
-    max_relative_error: format peft: the largest ||D - B A|| / ||D|| of a layer, D = merged - base;
-        0 where the adapter is the session's own; None for other formats.
-    left_out: tensors that changed and that an adapter cannot hold (norms, biases).
+    facts: what the format's writer measured, JSON values by name; format peft: max_relative_error, the
+        largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
+        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases).
     """
 
     out: str
     format: Format
     generation: int
     files: tuple[str, ...]
-    max_relative_error: float | None = None
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Facts = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "files": list(self.files), "left_out": list(self.left_out)}
+        return {
+            "out": self.out,
+            "format": self.format,
+            "generation": self.generation,
+            "files": list(self.files),
+            "notes": list(self.notes),
+            **self.facts,
+        }
 
 
 def export_generation(
     workspace: Path,
     out: Path,
-    format: Format,
+    options: ExportOptions,
     *,
     generation: int | None = None,
     overwrite: bool = False,
-    rank: int = DEFAULT_RANK,
+    writer: Writer | None = None,
 ) -> ExportResult:
     """Copy or convert the files of one generation into the folder `out`.
 
@@ -64,60 +84,54 @@ def export_generation(
         out: a new or empty folder, outside the workspace.
         generation: its number; None for the one that serves.
         overwrite: replace an earlier export in `out` (a folder with other files is never replaced).
-        rank: format peft: at most this rank for a layer.
+        writer: fills the folder; None: the format's own, which needs no torch.
 
     Raises:
         UsageError: `out` cannot be used, nothing to export, or the format is not in the generation.
         WorkspaceError: a file is not what was published; nothing was written.
     """
-    if format not in _WRITERS or rank < 1:
-        raise UsageError(
-            "export",
-            expected=f"--format {'|'.join(_WRITERS)} and a rank from 1",
-            found=f"{format}, rank {rank}",
-            remedy="change the option",
-        )
     opened = Workspace.open(workspace)
     chosen = opened.published(generation)
     with published_folder(out, workspace, overwrite=overwrite) as staged:
         base_bytes = sum(entry.bytes for entry in opened.header.base_files.values())
         durable.require_free_space(staged, chosen.bytes + base_bytes + _SPARE_BYTES)
-        facts = _WRITERS[format](opened, chosen, staged, rank)
+        found = dict(
+            (writer or WRITERS[options.format])(ExportJob(opened, chosen, staged, options))
+        )
+        notes = tuple(found.pop("notes", ()))
         files.write_labels(opened, chosen, staged)
-        files.write_record(chosen, staged, format, facts)
+        files.write_record(chosen, staged, options.format, found)
         names = sorted(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
-    return ExportResult(
-        str(out),
-        format,
-        chosen.number,
-        tuple(str(out / name) for name in names),
-        facts.get("max_relative_error"),
-        tuple(facts.get("left_out", ())),
-    )
+    paths = tuple(str(out / name) for name in names)
+    return ExportResult(str(out), options.format, chosen.number, paths, notes, found)
 
 
-def _export_onnx(
-    opened: Workspace, chosen: Generation, staged: Path, rank: int
-) -> Mapping[str, Any]:
-    files.copy_published(chosen, layout.ONNX, staged / layout.ONNX)
-    if chosen.has(layout.ONNX_DATA):
-        files.copy_published(chosen, layout.ONNX_DATA, staged / layout.ONNX_DATA)
-    files.copy_side_files(opened, chosen, staged)
+def _export_onnx(job: ExportJob) -> Facts:
+    files.copy_published(job.chosen, layout.ONNX, job.staged / layout.ONNX)
+    if job.chosen.has(layout.ONNX_DATA):
+        files.copy_published(job.chosen, layout.ONNX_DATA, job.staged / layout.ONNX_DATA)
+    files.copy_side_files(job.opened, job.chosen, job.staged)
     return {}
 
 
-def _export_safetensors(
-    opened: Workspace, chosen: Generation, staged: Path, rank: int
-) -> Mapping[str, Any]:
-    files.copy_published(chosen, layout.MODEL, staged / layout.MODEL)
-    files.copy_side_files(opened, chosen, staged)
-    files.write_head(chosen, staged)
-    files.write_export_card(opened, chosen, staged)
+def _export_safetensors(job: ExportJob) -> Facts:
+    files.copy_published(job.chosen, layout.MODEL, job.staged / layout.MODEL)
+    files.copy_side_files(job.opened, job.chosen, job.staged)
+    files.write_head(job.chosen, job.staged)
+    files.write_export_card(job.opened, job.chosen, job.staged)
     return {}
 
 
-_WRITERS: Mapping[str, Callable[[Workspace, Generation, Path, int], Mapping[str, Any]]] = {
+def _export_peft(job: ExportJob) -> Facts:
+    facts = export_peft(job.opened, job.chosen, job.staged, job.options.max_rank)
+    notes = [f"largest relative error of a layer: {facts['max_relative_error']:.1e}"]
+    if facts["left_out"]:
+        notes.append(f"an adapter cannot hold, left out: {', '.join(facts['left_out'])}")
+    return {**facts, "notes": notes}
+
+
+WRITERS: Mapping[Format, Writer] = {
     "onnx": _export_onnx,
     "safetensors": _export_safetensors,
-    "peft": export_peft,
+    "peft": _export_peft,
 }

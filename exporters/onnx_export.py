@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from edge_pslora.errors import ModelError, UsageError
+from edge_pslora.exporters.export_options import OPSETS
 from edge_pslora.exporters.onnx_graph import StoredAs, check_axes, name_initializers, tidy
 from edge_pslora.exporters.onnx_quiet import quiet_exporter
 from edge_pslora.exporters.onnx_write import write_model
 
 LAYOUT_KEY = "pslora.layout"
 OUTPUT = "logits"
-OPSETS = range(18, 24)
 _PREFIX = "classifier."
 
 

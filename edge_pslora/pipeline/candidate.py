@@ -21,19 +21,17 @@ from edge_pslora.exporters.peft_format import AdapterConfig
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.judging import prove_export
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
+from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
 from edge_pslora.training.classifier import with_head
 from edge_pslora.training.session import SessionData, SessionResult
-from edge_pslora.version import VERSION
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.workspace import Workspace
 
 REJECTED = "rejected.jsonl"
-# of ModelSource.options: scaling of pictures and sound, length of texts, order of columns
-PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
 
 
 @dataclass(frozen=True)
@@ -93,27 +91,10 @@ def write_candidate(
         example,
         model.dynamic_axes,
         folder / layout.ONNX,
-        metadata={
-            "pslora.version": VERSION,
-            "pslora.generation": str(candidate.number),
-            "pslora.base_digest": workspace.header.base_digest,
-            "pslora.merge": config.merge,
-            "pslora.task_type": head.task_type,
-            "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
-            "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
-        },
+        metadata=onnx_metadata(workspace, model, candidate.number, config.merge, head),
     )
     task = TASKS[head.task_type]
     return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
-
-
-def _preparation(model: LoadedModel) -> dict[str, Any]:
-    """How raw data become the file's inputs: what a device has to do before it runs the file."""
-    options = model.source.options
-    return {
-        "modality": model.source.modality,
-        **{name: options[name] for name in PREPARATION if options.get(name)},
-    }
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:

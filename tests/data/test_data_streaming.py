@@ -57,7 +57,8 @@ def _parquet(path: Path, rows: int) -> None:
 
     x = np.random.default_rng(0).random((rows, 100), dtype=np.float32)
     columns = {f"f{i}": x[:, i] for i in range(100)} | {"label": np.arange(rows) % 2}
-    pq.write_table(pa.table(columns), path, row_group_size=1000)
+    # the footer, which pyarrow keeps whole, grows with the groups times the columns
+    pq.write_table(pa.table(columns), path, row_group_size=4000)
 
 
 def _recording(path: Path, rows: int) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edge_pslora.errors import EdgePsloraError, UsageError, WorkspaceError
-from edge_pslora.exporters.export import ExportResult, Format, export_generation
+from edge_pslora.exporters.export import ExportResult, export_generation
+from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.exporters.lora_factors import (
     LoraFactors,
     factors_from_matrices,
@@ -120,7 +121,7 @@ def opened(tmp_path: Path) -> Workspace:
 
 def test_onnx_files_are_the_published_ones(opened: Workspace, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = export_generation(opened.path, out, "onnx")
+    result = export_generation(opened.path, out, ExportOptions("onnx"))
     assert sorted(p.name for p in out.iterdir()) == [
         "config.json",
         "export.json",
@@ -148,7 +149,7 @@ def test_safetensors_folder_and_the_head_without_statistics(
     opened: Workspace, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_generation(opened.path, out, "safetensors", generation=1)
+    export_generation(opened.path, out, ExportOptions("safetensors"), generation=1)
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
         "config.json",
@@ -170,25 +171,24 @@ def test_config_names_the_labels_of_a_classifier_that_was_taken_over(
     head_labels = ["no"] if taken_over else None
     opened = new_workspace(tmp_path / "w", head_module="classifier", head_labels=head_labels)
     publish(opened, base_tensors(), layers_of(1))
-    export_generation(opened.path, tmp_path / "out", "safetensors")
+    export_generation(opened.path, tmp_path / "out", ExportOptions("safetensors"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_type"] == "tiny"
     assert config.get("id2label") == ({"0": "no", "1": "yes"} if taken_over else None)
 
 
 def test_the_first_generation_gives_its_own_adapter(opened: Workspace, tmp_path: Path) -> None:
-    result = export_generation(opened.path, tmp_path / "out", "peft", generation=1)
-    assert result.max_relative_error == 0.0
-    assert result.left_out == ()
+    result = export_generation(opened.path, tmp_path / "out", ExportOptions("peft"), generation=1)
+    assert result.facts["max_relative_error"] == 0.0
+    assert result.facts["left_out"] == []
     for path in (opened.generation(1).path / "adapter").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_later_generation_gives_merged_minus_base(opened: Workspace, tmp_path: Path) -> None:
-    result = export_generation(opened.path, tmp_path / "out", "peft")
-    assert result.max_relative_error is not None
-    assert result.max_relative_error <= 1e-3
-    assert result.left_out == ("model.norm.weight",)
+    result = export_generation(opened.path, tmp_path / "out", ExportOptions("peft"))
+    assert result.facts["max_relative_error"] <= 1e-3
+    assert result.facts["left_out"] == ["model.norm.weight"]
     before = base_tensors()
     after = read_tensors(opened.generation(2).path / "model.safetensors")
     adapter = read_peft_adapter(tmp_path / "out")
@@ -202,7 +202,7 @@ def test_a_later_generation_gives_merged_minus_base(opened: Workspace, tmp_path:
 
 
 def test_a_small_rank_leaves_an_error_and_says_so(opened: Workspace, tmp_path: Path) -> None:
-    result = export_generation(opened.path, tmp_path / "out", "peft", rank=1)
+    result = export_generation(opened.path, tmp_path / "out", ExportOptions("peft", max_rank=1))
     adapter = read_peft_adapter(tmp_path / "out")
     before = base_tensors()
     after = read_tensors(opened.generation(2).path / "model.safetensors")
@@ -211,7 +211,7 @@ def test_a_small_rank_leaves_an_error_and_says_so(opened: Workspace, tmp_path: P
         delta = after[SHAPES[path][1]] - before[SHAPES[path][1]]
         errors.append(np.linalg.norm(layer.delta() - delta) / np.linalg.norm(delta))
         assert layer.rank == 1
-    assert result.max_relative_error == pytest.approx(max(errors), rel=1e-3)
+    assert result.facts["max_relative_error"] == pytest.approx(max(errors), rel=1e-3)
     assert max(errors) > 1e-3
 
 
@@ -219,7 +219,7 @@ def test_a_head_only_generation_has_no_adapter(tmp_path: Path) -> None:
     opened = new_workspace(tmp_path / "w")
     publish(opened, base_tensors(), {})
     with pytest.raises(UsageError, match="only the head"):
-        export_generation(opened.path, tmp_path / "out", "peft")
+        export_generation(opened.path, tmp_path / "out", ExportOptions("peft"))
     assert not (tmp_path / "out").exists()
 
 
@@ -228,7 +228,7 @@ def test_the_same_export_twice_gives_the_same_bytes(
     opened: Workspace, tmp_path: Path, format_name: Format
 ) -> None:
     for name in ("one", "two"):
-        export_generation(opened.path, tmp_path / name, format_name)
+        export_generation(opened.path, tmp_path / name, ExportOptions(format_name))
     for path in (tmp_path / "one").iterdir():
         assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -252,20 +252,20 @@ def test_a_flipped_bit_is_never_exported(
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WorkspaceError):
-        export_generation(opened.path, tmp_path / "out", format_name)
+        export_generation(opened.path, tmp_path / "out", ExportOptions(format_name))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
 
 
 def test_a_flipped_bit_in_the_base_is_found(opened: Workspace, tmp_path: Path) -> None:
     (opened.base / "tokenizer.json").write_text("[]")
     with pytest.raises(WorkspaceError, match="sha256"):
-        export_generation(opened.path, tmp_path / "out", "onnx")
+        export_generation(opened.path, tmp_path / "out", ExportOptions("onnx"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
 
 
 def test_an_empty_folder_is_used(opened: Workspace, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    export_generation(opened.path, tmp_path / "out", "onnx")
+    export_generation(opened.path, tmp_path / "out", ExportOptions("onnx"))
     assert (tmp_path / "out" / "model.onnx").is_file()
 
 
@@ -275,13 +275,13 @@ def test_a_used_folder_is_replaced_only_when_asked_and_only_an_export(
     out = tmp_path / "out"
 
     def export(**options: Any) -> ExportResult:
-        return export_generation(opened.path, out, "onnx", **options)
+        return export_generation(opened.path, out, ExportOptions("onnx"), **options)
 
     export(generation=1)
     with pytest.raises(UsageError, match="--overwrite"):
         export()
     assert (out / "model.onnx").read_bytes() == b"graph 1"
-    export_generation(opened.path, out, "peft", overwrite=True)
+    export_generation(opened.path, out, ExportOptions("peft"), overwrite=True)
     assert not (out / "model.onnx").exists()
     (out / "mine.txt").write_text("keep me")
     with pytest.raises(UsageError, match=r"mine\.txt"):
@@ -295,14 +295,14 @@ def test_a_failed_replacement_leaves_the_earlier_export(
     opened: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    export_generation(opened.path, out, "onnx", generation=1)
+    export_generation(opened.path, out, ExportOptions("onnx"), generation=1)
 
     def fail(staged: Path, final: Path) -> None:
         raise EdgePsloraError(str(final), expected="a disk", found="none", remedy="buy one")
 
     monkeypatch.setattr("edge_pslora.workspace.durable.publish_folder", fail)
     with pytest.raises(EdgePsloraError, match="buy one"):
-        export_generation(opened.path, out, "onnx", overwrite=True)
+        export_generation(opened.path, out, ExportOptions("onnx"), overwrite=True)
     assert (out / "model.onnx").read_bytes() == b"graph 1"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "w"]
 
@@ -318,20 +318,20 @@ def test_places_that_cannot_be_used(opened: Workspace, tmp_path: Path) -> None:
         tmp_path / "no" / "parent",
     ):
         with pytest.raises(UsageError):
-            export_generation(opened.path, out, "onnx", overwrite=True)
+            export_generation(opened.path, out, ExportOptions("onnx"), overwrite=True)
     assert opened.generation(1).verify() is None
 
 
 def test_wrong_choices(opened: Workspace, tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="generation 9"):
-        export_generation(opened.path, tmp_path / "out", "onnx", generation=9)
+        export_generation(opened.path, tmp_path / "out", ExportOptions("onnx"), generation=9)
     with pytest.raises(UsageError):
-        export_generation(opened.path, tmp_path / "out", "gguf")  # type: ignore[arg-type]
+        export_generation(opened.path, tmp_path / "out", ExportOptions("gguf"))  # type: ignore[arg-type]
     with pytest.raises(UsageError):
-        export_generation(opened.path, tmp_path / "out", "peft", rank=0)
+        export_generation(opened.path, tmp_path / "out", ExportOptions("peft", max_rank=0))
     empty = new_workspace(tmp_path / "empty")
     with pytest.raises(UsageError, match="none"):
-        export_generation(empty.path, tmp_path / "out", "onnx")
+        export_generation(empty.path, tmp_path / "out", ExportOptions("onnx"))
     assert not (tmp_path / "out").exists()
 
 
@@ -341,7 +341,8 @@ def test_export_imports_no_torch(opened: Workspace, tmp_path: Path) -> None:
         "for name in ('torch', 'onnx', 'onnxruntime', 'transformers', 'peft'):\n"
         "    sys.modules[name] = None\n"
         "from edge_pslora.exporters.export import export_generation\n"
-        "export_generation(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), 'peft')\n"
+        "from edge_pslora.exporters.export_options import ExportOptions\n"
+        "export_generation(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), ExportOptions('peft'))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(opened.path), str(tmp_path / "out")],

@@ -12,6 +12,7 @@ import torch
 
 from edge_pslora import AdaptConfig, TrainConfig, Workspace
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.models.load import load_model
 from edge_pslora.models.types import LoadedModel
@@ -78,7 +79,7 @@ def assert_transformers_agrees(
     workspace: Path, out: Path, auto: Any, batch: Mapping[str, torch.Tensor]
 ) -> None:
     """The exported folder, loaded by transformers alone, gives the logits of the ONNX file."""
-    export_generation(workspace, out, "safetensors")
+    export_generation(workspace, out, ExportOptions("safetensors"))
     model, report = auto.from_pretrained(out, local_files_only=True, output_loading_info=True)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not report[problem], (problem, report[problem])

@@ -17,6 +17,7 @@ from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError, ModelError, UsageError
 from edge_pslora.evaluation import evaluate
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.parity import check_parity
 from edge_pslora.exporters.run import open_onnx
@@ -90,7 +91,7 @@ def test_the_merged_file_is_read_by_transformers(family, tmp_path):
     data = write_tones(tmp_path / "data", ("low", "high"), 16)
     result = adapt(data, model=str(folder), workspace=tmp_path / "w", config=CONFIG)
     assert result.promoted, result.reason
-    export_generation(tmp_path / "w", tmp_path / "out", "safetensors")
+    export_generation(tmp_path / "w", tmp_path / "out", ExportOptions("safetensors"))
     base, merged = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "out"))
     changed = {name for name in base if not np.array_equal(base[name], merged[name])}
     assert set(base) <= set(merged)

@@ -11,6 +11,7 @@ import torch
 from edge_pslora import AdaptResult, Workspace, adapt
 from edge_pslora.data.types import Samples
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.workspace.tensors import read_tensors
 from tests.families import family_kit
 from tests.families.family_checks import (
@@ -119,9 +120,8 @@ def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
     results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel"))]
     assert results[1].promoted, results[1].reason
     out = tmp_path / "out"
-    export = export_generation(tmp_path / "w", out, "peft")
-    assert export.max_relative_error is not None
-    assert export.max_relative_error < 1e-3
+    export = export_generation(tmp_path / "w", out, ExportOptions("peft"))
+    assert export.facts["max_relative_error"] < 1e-3
     own = transformers.AutoModel.from_pretrained(base, local_files_only=True)
     model = peft.PeftModel.from_pretrained(own, str(out)).eval()
     found = served(tmp_path / "w")

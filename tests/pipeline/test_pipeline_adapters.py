@@ -20,6 +20,7 @@ from torch import nn
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
 from edge_pslora.errors import AdapterError, EdgePsloraError, UsageError
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
 from edge_pslora.pipeline import run as pipeline_run
 from edge_pslora.pipeline.memory_files import load_memory
@@ -135,9 +136,8 @@ def test_the_exported_adapter_is_the_whole_update(tmp_path, source):
     """Generation 1 after an import is more than its own session's adapter."""
     model = peft_model(**RICH)
     learn(source, tmp_path / "w", saved(tmp_path / "theirs", model))
-    found = export_generation(tmp_path / "w", tmp_path / "out", "peft")
-    assert found.max_relative_error is not None
-    assert found.max_relative_error < 1e-6
+    found = export_generation(tmp_path / "w", tmp_path / "out", ExportOptions("peft"))
+    assert found.facts["max_relative_error"] < 1e-6
     loaded = PeftModel.from_pretrained(seeded(Net), str(tmp_path / "out"))
     wanted = model.merge_and_unload().state_dict()
     assert gap(loaded.merge_and_unload().state_dict(), wanted) <= 1e-6

@@ -10,6 +10,7 @@ import pytest
 
 from edge_pslora import Workspace, adapt, evaluate
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from tests.pipeline import pipeline_kit as kit
 
 
@@ -58,7 +59,7 @@ def test_an_old_generation_can_be_measured_and_exported(workspace, tmp_path):
     assert (old.generation, old.agreement) == (1, 1.0)
     assert old.accuracy > 0.9
     assert evaluate(workspace, test).generation == 2
-    result = export_generation(workspace, tmp_path / "out", "onnx", generation=1)
+    result = export_generation(workspace, tmp_path / "out", ExportOptions("onnx"), generation=1)
     assert result.generation == 1
     published = workspace / "generations" / "000001" / "model.onnx"
     assert (tmp_path / "out" / "model.onnx").read_bytes() == published.read_bytes()

@@ -13,6 +13,7 @@ import torch
 
 from edge_pslora import AdaptConfig, AdaptResult, TrainConfig, Workspace, adapt, evaluate
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.run import run_onnx
 from edge_pslora.workspace.tensors import read_tensors
 from tests.pipeline import hf_kit
@@ -115,7 +116,7 @@ def test_transformers_loads_the_exported_model(encoder, tmp_path, generation):
     import transformers
 
     out = tmp_path / "out"
-    export_generation(encoder.workspace, out, "safetensors", generation=generation)
+    export_generation(encoder.workspace, out, ExportOptions("safetensors"), generation=generation)
     model, report = transformers.AutoModel.from_pretrained(
         out, local_files_only=True, output_loading_info=True
     )
@@ -135,9 +136,8 @@ def test_peft_loads_the_export_of_a_later_generation(encoder, tmp_path):
 
     peft = pytest.importorskip("peft")
     out = tmp_path / "out"
-    result = export_generation(encoder.workspace, out, "peft")
-    assert result.max_relative_error is not None
-    assert result.max_relative_error < 1e-3
+    result = export_generation(encoder.workspace, out, ExportOptions("peft"))
+    assert result.facts["max_relative_error"] < 1e-3
     base = transformers.AutoModel.from_pretrained(encoder.base, local_files_only=True)
     model = peft.PeftModel.from_pretrained(base, str(out))
     head = read_tensors(out / "head.safetensors")
@@ -166,7 +166,7 @@ def test_a_classifier_of_the_base_is_kept_and_grows(tmp_path):
     assert "gram" not in head
     assert read_tensors(generation.file("model.safetensors"))["classifier.weight"].shape == (4, 32)
     out = tmp_path / "out"
-    export_generation(tmp_path / "w", out, "safetensors")
+    export_generation(tmp_path / "w", out, ExportOptions("safetensors"))
     model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
         out, local_files_only=True, output_loading_info=True
     )

@@ -15,6 +15,7 @@ from edge_pslora.config import AdaptConfig, StabilityConfig, TrainConfig
 from edge_pslora.errors import ModelError, UsageError, WorkspaceError
 from edge_pslora.evaluation import evaluate
 from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.pipeline import adapt
 from tests.families import speech_kit
@@ -112,7 +113,7 @@ def test_a_language_model_goes_on_learning_from_plain_text(tmp_path, family):
     )
     assert logits.shape == (1, 3, len(speech_kit.VOCABULARY))
     for kind in ("onnx", "safetensors", "peft"):
-        export_generation(workspace, tmp_path / kind, kind)  # type: ignore[arg-type]
+        export_generation(workspace, tmp_path / kind, ExportOptions(kind))  # type: ignore[arg-type]
 
 
 def test_a_language_model_runs_where_there_is_no_torch(tmp_path):

@@ -1,0 +1,129 @@
+"""`edge-pslora export`: a generation in the form that somebody else can use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_pslora.cli import options as o
+from edge_pslora.cli.output import print_result
+from edge_pslora.cli.quiet import working
+from edge_pslora.exporters.export_options import (
+    DEFAULT_DROP,
+    DEFAULT_RANK,
+    OPSETS,
+    ExportOptions,
+    Format,
+    Quantization,
+)
+
+FILES = "Files"
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        metavar="KIND",
+        help="onnx; safetensors (the merged weights); peft (the adapter); ort-adapter (an ONNX file that "
+        "takes adapters, and the adapter); delta (the smallest update, for `edge-pslora replay`).",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
+]
+MaxRank = Annotated[
+    int,
+    typer.Option(
+        metavar="R",
+        min=1,
+        help="Largest rank of a layer, for peft and ort-adapter.",
+        rich_help_panel=FILES,
+    ),
+]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help=f"Of the ONNX file: {OPSETS[0]} to {OPSETS[-1]}. Default: as published, 18.",
+        rich_help_panel=FILES,
+    ),
+]
+ExternalData = Annotated[
+    bool,
+    typer.Option(
+        "--external-data",
+        help="Weights in model.onnx_data. Default: only above 1.5 GB.",
+        rich_help_panel=FILES,
+    ),
+]
+KvCache = Annotated[
+    bool,
+    typer.Option(
+        "--kv-cache",
+        help="A language model that takes its keys and values of earlier tokens, and gives them back.",
+        rich_help_panel=FILES,
+    ),
+]
+Quantize = Annotated[
+    Quantization | None,
+    typer.Option(
+        metavar="KIND",
+        help="int8, or int8-static (calibrated on the samples). Refused when it costs too much.",
+        rich_help_panel=FILES,
+    ),
+]
+MaxDrop = Annotated[
+    float,
+    typer.Option(
+        metavar="FRACTION",
+        help="What quantising may cost; 0.01 = one point. Default: 0.01.",
+        rich_help_panel=FILES,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DATA",
+        help="Samples to prove, measure and calibrate with. Default: those the workspace keeps.",
+        rich_help_panel=FILES,
+    ),
+]
+
+
+def export(
+    workspace: o.WorkspaceArgument,
+    out: OutArgument,
+    format: FormatOption,
+    generation: o.GenerationOption = None,
+    max_rank: MaxRank = DEFAULT_RANK,
+    opset: Opset = None,
+    external_data: ExternalData = False,
+    kv_cache: KvCache = False,
+    quantize: Quantize = None,
+    max_drop: MaxDrop = DEFAULT_DROP,
+    data: Data = None,
+    overwrite: Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Write a generation in the form that others use, and prove it."""
+    options = ExportOptions(format, max_rank, opset, external_data, kv_cache, quantize, max_drop)
+    with working(quiet=quiet, debug=debug):
+        if options.needs_model:
+            # Torch is imported here and not above: --help has to start fast.
+            from edge_pslora.pipeline.exporting import export_with_model
+
+            result = export_with_model(
+                workspace, out, options, generation=generation, overwrite=overwrite, data=data
+            )
+        else:
+            from edge_pslora.exporters.export import export_generation
+
+            result = export_generation(
+                workspace, out, options, generation=generation, overwrite=overwrite
+            )
+    lines = [f"Generation {result.generation} as {format}:", *(f"  {f}" for f in result.files)]
+    print_result(result.to_dict(), [*lines, *result.notes], as_json=as_json)

@@ -1,0 +1,38 @@
+"""What an ONNX file says of itself: where it comes from, its labels, how its inputs are made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edge_pslora.models.types import LoadedModel
+from edge_pslora.training.head import Head
+from edge_pslora.version import VERSION
+from edge_pslora.workspace.workspace import Workspace
+
+# of ModelSource.options: scaling of pictures and sound, length of texts, order of columns
+PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
+
+
+def onnx_metadata(
+    workspace: Workspace, model: LoadedModel, generation: int, merge: str, head: Head
+) -> dict[str, str]:
+    """The `pslora.` keys of metadata_props; merge: the rule."""
+    return {
+        "pslora.version": VERSION,
+        "pslora.generation": str(generation),
+        "pslora.base_digest": workspace.header.base_digest,
+        "pslora.merge": merge,
+        "pslora.task_type": head.task_type,
+        "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
+        "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
+    }
+
+
+def _preparation(model: LoadedModel) -> dict[str, Any]:
+    """How raw data become the file's inputs: what a device has to do before it runs the file."""
+    options = model.source.options
+    return {
+        "modality": model.source.modality,
+        **{name: options[name] for name in PREPARATION if options.get(name)},
+    }

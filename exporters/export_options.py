@@ -1,0 +1,73 @@
+"""What `edge-pslora export` was asked for. No torch, no onnx: the command line reads it to show help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from edge_pslora.errors import UsageError
+
+Format = Literal["onnx", "safetensors", "peft", "ort-adapter", "delta"]
+Quantization = Literal["int8", "int8-static"]
+DEFAULT_RANK = 64
+DEFAULT_DROP = 0.01
+OPSETS = range(18, 24)
+_ONNX_ONLY = ("opset", "external_data", "kv_cache", "quantize")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """format: of the files. max_rank: of a layer, where factors are computed (peft, ort-adapter).
+
+    Format onnx only: opset: of the default domain; None: as published. external_data: weights in
+    model.onnx_data. kv_cache: a language model that takes and gives its keys and values. quantize: int8
+    (scales of activations are found while it runs) or int8-static (they are fixed beforehand).
+    max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point.
+    """
+
+    format: Format
+    max_rank: int = DEFAULT_RANK
+    opset: int | None = None
+    external_data: bool = False
+    kv_cache: bool = False
+    quantize: Quantization | None = None
+    max_drop: float = DEFAULT_DROP
+
+    def __post_init__(self) -> None:
+        formats, kinds = get_args(Format), get_args(Quantization)
+        _require(self.format in formats, "--format", " or ".join(formats), self.format)
+        _require(self.max_rank >= 1, "--max-rank", "a rank from 1", self.max_rank)
+        _require(
+            self.opset is None or self.opset in OPSETS,
+            "--opset",
+            f"{OPSETS[0]} to {OPSETS[-1]}",
+            self.opset,
+        )
+        _require(
+            self.quantize is None or self.quantize in kinds,
+            "--quantize",
+            " or ".join(kinds),
+            self.quantize,
+        )
+        _require(0 <= self.max_drop <= 1, "--max-drop", "0 to 1", self.max_drop)
+        for name in _ONNX_ONLY:
+            flag = "--" + name.replace("_", "-")
+            given = bool(getattr(self, name))
+            _require(not given or self.format == "onnx", flag, "--format onnx", self.format)
+        _require(
+            not (self.kv_cache and self.quantize),
+            "--kv-cache",
+            "a model in float",
+            f"--quantize {self.quantize}",
+        )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model has to be made again in torch: for another graph, or to be measured."""
+        remade = self.opset is not None or self.kv_cache
+        return remade or self.quantize is not None or self.format == "ort-adapter"
+
+
+def _require(condition: bool, where: str, expected: str, found: object) -> None:
+    if not condition:
+        raise UsageError(where, expected=expected, found=str(found), remedy="change the option")
