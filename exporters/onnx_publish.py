@@ -62,14 +62,14 @@ def publish_model(
     write(interim, first.data or ())
     durable.write_bytes(out, _model_bytes(first))
     if interim != data:
-        settle(out, interim, _model_bytes(planned(data.name)))
+        settle(out, interim, planned(data.name))
     return data
 
 
-def settle(out: Path, interim: Path, model: bytes) -> None:
-    """The steps from `out` referring to `interim` to `out` = `model` referring to the usual name."""
+def settle(out: Path, interim: Path, usual: Plan) -> None:
+    """The steps from `out` referring to `interim` to its referring to the usual name, as `usual` has it."""
     durable.link_file(interim, out.with_name(external_name(out)))
-    durable.write_bytes(out, model)
+    durable.write_bytes(out, _model_bytes(usual))
     durable.remove_file(interim)
 
 
