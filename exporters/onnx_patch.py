@@ -133,6 +133,7 @@ def with_tensors(
     stubs = {stub.name: stub for stub in model.graph.initializer}
     payloads: dict[str, Payload] = dict(file.weights)
     _check_names(file, tensors, stubs, error)
+    same = layout.unchanged(file.weights, {name: Values(array) for name, array in tensors.items()})
     for name, array in tensors.items():
         stub = stubs[name]
         if list(array.shape) != list(stub.dims):
@@ -141,9 +142,7 @@ def with_tensors(
             payloads.pop(name, None)
             stub.raw_data = Values(array).raw().tobytes()
         else:
-            old = file.weights.get(name)
-            unchanged = old is not None and old.equals(Values(array))
-            payloads[name] = old if old is not None and unchanged else Values(array)
+            payloads[name] = same.get(name) or Values(array)
             stub.ClearField("raw_data")
     if any(list(stub.dims) != list(file.initializers[name].dims) for name, stub in stubs.items()):
         _check_head(model.graph, file.path, error)
