@@ -68,6 +68,10 @@ def patch_export(workspace: Path, existing: Path, *, generation: int | None = No
     paths += _side_files(opened, chosen, existing)
     if not written:
         notes.append("it was that generation already")
+    else:
+        notes.append(
+            f"{facts['kept_bytes']:,} bytes of weights kept, {written:,} from the generation"
+        )
     names = tuple(str(path) for path in paths)
     return ExportResult(str(existing), "onnx", chosen.number, names, tuple(notes), facts)
 
