@@ -13,11 +13,11 @@ from torch import nn
 
 from edge_pslora.errors import ModelError, UsageError
 from edge_pslora.exporters.export_options import OPSETS
+from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_graph import StoredAs, check_axes, name_initializers, tidy
 from edge_pslora.exporters.onnx_quiet import quiet_exporter
 from edge_pslora.exporters.onnx_write import write_model
 
-LAYOUT_KEY = "pslora.layout"
 OUTPUT = "logits"
 _PREFIX = "classifier."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from typing import Any
 
 from edge_pslora.models.types import LoadedModel
@@ -10,6 +11,8 @@ from edge_pslora.training.head import Head
 from edge_pslora.version import VERSION
 from edge_pslora.workspace.workspace import Workspace
 
+EXPORTER = "pslora.exporter"
+_TRACERS = ("torch", "onnxscript", "onnx-ir", "onnx")
 # of ModelSource.options: scaling of pictures and sound, length of texts, order of columns
 PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
 
@@ -20,6 +23,7 @@ def onnx_metadata(
     """The `pslora.` keys of metadata_props; merge: the rule."""
     return {
         "pslora.version": VERSION,
+        EXPORTER: _exporter(model, head),
         "pslora.generation": str(generation),
         "pslora.base_digest": workspace.header.base_digest,
         "pslora.merge": merge,
@@ -27,6 +31,13 @@ def onnx_metadata(
         "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
         "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
     }
+
+
+def _exporter(model: LoadedModel, head: Head) -> str:
+    """What the graph follows from, beside the model: where two files agree here, so do their graphs."""
+    names = [*_TRACERS, *(["transformers"] if model.source.kind == "huggingface" else [])]
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return f"{versions}{'; features of norm 1' if head.normalize else ''}"
 
 
 def _preparation(model: LoadedModel) -> dict[str, Any]:

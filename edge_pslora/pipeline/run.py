@@ -169,7 +169,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
     )
     with stage("exporting"):
-        parity = write_candidate(staged.folder, workspace, model, candidate)
+        exported = write_candidate(staged.folder, workspace, model, candidate)
     run.meter.check_memory("export")
     with stage("checking"):
         new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
@@ -178,7 +178,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
-    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
+    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:
