@@ -29,6 +29,14 @@ Parent = Annotated[
         "first generation goes on from.",
     ),
 ]
+Onnx = Annotated[
+    Path | None,
+    typer.Option(
+        "--onnx",
+        metavar="FILE",
+        help="A deployed model.onnx of the generation before, which becomes this one's, in place.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Safetensors file to write.")]
 
 
@@ -37,6 +45,7 @@ def replay(
     base: Base,
     out: Out,
     parent: Parent = None,
+    onnx: Onnx = None,
     as_json: o.AsJson = False,
     debug: o.Debug = False,
 ) -> None:
@@ -44,9 +53,14 @@ def replay(
 
     Every file is checked by its sha256 before, and the result before it gets its name.
     """
-    from edge_pslora.update.replay import replay as replay_delta
+    if onnx is None:
+        from edge_pslora.update.replay import replay as replay_delta
 
-    result = replay_delta(delta, base, parent, out)
+        result = replay_delta(delta, base, parent, out)
+    else:
+        from edge_pslora.exporters.replay_onnx import replay_onnx
+
+        result = replay_onnx(delta, base, parent, out, onnx)
     before = "the base" if result.parent is None else f"generation {result.parent}"
     rows = [
         ("generation", f"{result.generation}, from {before}"),
@@ -58,4 +72,6 @@ def replay(
         ("size", format_size(result.bytes)),
         ("sha256", f"{result.sha256}, as published"),
     ]
-    print_result(result.to_dict(), [str(out), *columns(rows)], as_json=as_json)
+    facts = {**result.to_dict(), "onnx": None if onnx is None else str(onnx)}
+    names = [str(out), *([] if onnx is None else [str(onnx)])]
+    print_result(facts, [*names, *columns(rows)], as_json=as_json)

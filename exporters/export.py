@@ -44,7 +44,8 @@ class ExportResult:
     facts: what the format's writer measured, JSON values by name; format peft: max_relative_error, the
         largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
         own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases). Format
-        delta: parent (None: the base), factors (their form), delta_bytes, model_bytes.
+        delta: parent (None: the base), factors (their form), onnx (whether replay --onnx takes it),
+        delta_bytes, model_bytes.
     """
 
     out: str

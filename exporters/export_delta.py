@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_pslora.errors import AdapterError, GateRefusedError, UsageError
+from edge_pslora.exporters.delta_onnx import onnx_part
 from edge_pslora.exporters.export_peft import weight_name
 from edge_pslora.exporters.lora_factors import Array
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
@@ -33,7 +34,8 @@ Factors = Mapping[str, tuple[Array, Array]]  # tensor name -> A [r, in], B [out,
 
 
 def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping[str, Any]:
-    """Write delta.safetensors into `staged`; gives parent, factors, delta_bytes and model_bytes.
+    """Write delta.safetensors into `staged`; gives parent, factors, onnx, delta_bytes
+    and model_bytes.
 
     Raises:
         UsageError: a generation that no receiver could replay.
@@ -46,6 +48,7 @@ def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping
     base_path = opened.base / layout.MODEL
     parent_path = None if parent is None else parent.file(layout.MODEL)
     path = staged / DELTA_FILE
+    notes: list[str] = []
     with ExitStack() as stack:
         base = stack.enter_context(open_tensors(base_path))
         before = base if parent_path is None else stack.enter_context(open_tensors(parent_path))
@@ -56,16 +59,21 @@ def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping
         kinds = {name: _change(before, after, name) for name in others}
         delta = replace(delta, widened=tuple(n for n in others if kinds[n] == "widened"))
         new = {name: after.header.specs[name] for name in others if kinds[name] == "new"}
+        if parent is not None and chosen.has(layout.ONNX):
+            part, note = onnx_part(chosen, parent, after, [*touched, *new], staged)
+            delta, notes = replace(delta, onnx=part), notes + note
         write_delta(path, delta, factors, new, after.read)
     _prove(path, base_path, parent_path, chosen)
     size, whole = path.stat().st_size, delta.model.bytes
     return {
         "parent": number,
         "factors": delta.factors,
+        "onnx": delta.onnx is not None,
         "delta_bytes": size,
         "model_bytes": whole,
         "notes": [
-            f"1/{whole / size:.0f} of model.safetensors; replayed here, it gave that file bit for bit"
+            f"1/{whole / size:.0f} of model.safetensors; replayed here, it gave that file bit for bit",
+            *notes,
         ],
     }
 
@@ -119,7 +127,7 @@ def _described(
         parent_model=base_model if parent is None else parent.manifest.files[layout.MODEL],
         model=files[layout.MODEL],
         model_metadata=after.header.metadata,
-        onnx={name: files[name] for name in (layout.ONNX, layout.ONNX_DATA) if name in files},
+        onnx=None,
         labels=chosen.labels,
         task_type=opened.header.task_type,
     )

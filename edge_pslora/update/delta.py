@@ -45,14 +45,32 @@ class DeltaLayer:
 
 
 @dataclass(frozen=True)
+class OnnxPart:
+    """How the parent's ONNX file becomes this generation's.
+
+    files: length and sha256 of the published one, by name. prefix and names: the tensor NAME is the
+    initializer names[NAME], or else prefix + NAME; "" where the graph has none. metadata: the
+    metadata_props that are others than the parent's.
+    """
+
+    files: Mapping[str, FileDigest]
+    prefix: str
+    names: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+    def initializer(self, tensor: str) -> str:
+        return self.names.get(tensor, self.prefix + tensor)
+
+
+@dataclass(frozen=True)
 class Delta:
     """The update that makes `generation` out of its parent, None for the base itself.
 
     session: t of the merge, counted from 1. scaling: of every layer. factors: the form of A and B.
     layers: every adapted weight. widened: tensors that the result has in float32 and the parent in
     another float type. base_digest: of the workspace. base_model, parent_model, model: the files
-    W_0, W_{t-1} and W_t; model_metadata: of the last one's header. onnx: the published ONNX files by
-    name. labels: of the outputs, in order.
+    W_0, W_{t-1} and W_t; model_metadata: of the last one's header. onnx: None where the parent has no
+    ONNX file that could be patched. labels: of the outputs, in order.
     """
 
     generation: int
@@ -68,7 +86,7 @@ class Delta:
     parent_model: FileDigest
     model: FileDigest
     model_metadata: Mapping[str, str]
-    onnx: Mapping[str, FileDigest]
+    onnx: OnnxPart | None
     labels: tuple[str, ...]
     task_type: TaskType
 
@@ -89,7 +107,7 @@ def encode(delta: Delta) -> str:
         "parent_model": _pair(delta.parent_model),
         "model": _pair(delta.model),
         "model_metadata": dict(delta.model_metadata),
-        "onnx": {name: _pair(digest) for name, digest in delta.onnx.items()},
+        "onnx": None if delta.onnx is None else _onnx_content(delta.onnx),
         "labels": list(delta.labels),
         "task_type": delta.task_type,
     }
@@ -124,11 +142,9 @@ def decode(text: str, where: str) -> Delta:
         _check(_different_texts(values), where, f"different texts in {name}", values)
     touched = [layer.name for layer in layers] + widened
     _check(len(set(touched)) == len(touched), where, "each tensor once", touched)
-    base_digest, metadata, onnx = (content[n] for n in ("base_digest", "model_metadata", "onnx"))
+    base_digest, metadata = content["base_digest"], content["model_metadata"]
     _check(_is_sha256(base_digest), where, "a sha256 in base_digest", base_digest)
-    texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
-    _check(texts, where, "model_metadata from text to text", metadata)
-    _check(isinstance(onnx, dict) and onnx.keys() <= _ONNX_FILES, where, "ONNX files", onnx)
+    _check(_texts(metadata), where, "model_metadata from text to text", metadata)
     return Delta(
         generation=generation,
         parent=parent,
@@ -143,7 +159,7 @@ def decode(text: str, where: str) -> Delta:
         parent_model=_digest(content["parent_model"], where, "parent_model"),
         model=_digest(content["model"], where, "model"),
         model_metadata=metadata,
-        onnx={name: _digest(pair, where, name) for name, pair in onnx.items()},
+        onnx=None if content["onnx"] is None else _onnx_part(content["onnx"], where),
         labels=tuple(labels),
         task_type=content["task_type"],
     )
@@ -162,6 +178,33 @@ def _layers(values: Any, where: str) -> tuple[DeltaLayer, ...]:
     return tuple(found)
 
 
+def _onnx_content(part: OnnxPart) -> dict[str, Any]:
+    return {
+        "files": {name: _pair(digest) for name, digest in part.files.items()},
+        "prefix": part.prefix,
+        "names": dict(part.names),
+        "metadata": dict(part.metadata),
+    }
+
+
+def _onnx_part(content: Any, where: str) -> OnnxPart:
+    fields = {"files", "prefix", "names", "metadata"}
+    fits = isinstance(content, dict) and content.keys() == fields
+    _check(fits, where, f"{', '.join(sorted(fields))} in onnx", content)
+    files, prefix = content["files"], content["prefix"]
+    _check(
+        isinstance(files, dict) and "model.onnx" in files and files.keys() <= _ONNX_FILES,
+        where,
+        f"files of {', '.join(sorted(_ONNX_FILES))}",
+        files,
+    )
+    _check(isinstance(prefix, str), where, "a text in prefix", prefix)
+    for name in ("names", "metadata"):
+        _check(_texts(content[name]), where, f"{name} from text to text", content[name])
+    digests = {name: _digest(pair, where, name) for name, pair in files.items()}
+    return OnnxPart(digests, prefix, content["names"], content["metadata"])
+
+
 def _digest(pair: Any, where: str, name: str) -> FileDigest:
     fits = isinstance(pair, list) and len(pair) == 2 and _count(pair[0]) and _is_sha256(pair[1])
     _check(fits, where, f"length and sha256 in {name}", pair)
@@ -174,6 +217,10 @@ def _pair(digest: FileDigest) -> list[Any]:
 
 def _one_of(where: str, field: str, value: Any, known: tuple[str, ...]) -> None:
     _check(isinstance(value, str) and value in known, where, f"{field} {', '.join(known)}", value)
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, str) for value in values.values())
 
 
 def _different_texts(values: Any) -> bool:

@@ -8,22 +8,30 @@ published model. Tensors that do not change are copied by the kernel; of the oth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edge_pslora.config import FactorForm, MergeRule
 from edge_pslora.errors import AdapterError, ModelError, UsageError
+from edge_pslora.update.delta import Delta
 from edge_pslora.update.delta_file import DELTA_FILE, DeltaFile, open_delta
-from edge_pslora.update.replay_plan import Plan, make_plan
+from edge_pslora.update.replay_plan import Plan, entries, make_plan
 from edge_pslora.update.replay_write import Digester, write_plan
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.reading import FileDigest, digest_open
+from edge_pslora.workspace.tensor_header import DTYPES, file_order
 from edge_pslora.workspace.tensors import TensorFile, open_tensors
 
+Array = npt.NDArray[Any]
+Then = Callable[[Delta, Mapping[str, Array]], None]
 _SPARE_BYTES = 1 << 20
 
 
@@ -48,7 +56,9 @@ class ReplayReport:
         return asdict(self)
 
 
-def replay(delta: Path, base: Path, parent: Path | None, out: Path) -> ReplayReport:
+def replay(
+    delta: Path, base: Path, parent: Path | None, out: Path, *, then: Then | None = None
+) -> ReplayReport:
     """Write the merged model of the delta's generation; it equals the published file in every byte.
 
     Args:
@@ -56,6 +66,8 @@ def replay(delta: Path, base: Path, parent: Path | None, out: Path) -> ReplayRep
         base: the base model's safetensors file, or a folder with model.safetensors.
         parent: the model of the generation before, likewise; None if that is the base itself.
         out: the file to write; replaced when it exists.
+        then: called once the result was found right and before it gets its name, with every tensor
+            that the delta changes, as views of the result; what it raises ends the replay.
 
     Raises:
         AdapterError: the delta is damaged, of another version, or does not lead to what it promises.
@@ -71,6 +83,8 @@ def replay(delta: Path, base: Path, parent: Path | None, out: Path) -> ReplayRep
         with durable.new_file(out) as append:
             write_plan(plan, opened, append)
             _require(append.digest(), opened)
+            if then is not None:
+                then(opened.delta, _changed(append.descriptor, plan, opened))
         names = tuple(layer.name for layer in opened.delta.layers)
         return ReplayReport(
             out=str(out),
@@ -142,6 +156,21 @@ def _digest(file: TensorFile) -> FileDigest:
     size = file.header.file_bytes
     digest_open(file.descriptor, 0, size, file.path, digest, error=file.error)
     return FileDigest(size, digest.hexdigest())
+
+
+def _changed(descriptor: int, plan: Plan, opened: DeltaFile) -> dict[str, Array]:
+    """Views of the tensors that are new, in a result that was written in full."""
+    data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    names = {*plan.layers, *opened.new}
+    found: dict[str, Array] = {}
+    offset = len(plan.header)
+    for name in file_order(plan.specs):
+        spec = plan.specs[name]
+        if name in names:
+            dtype, count = DTYPES[spec.dtype], entries(spec)
+            found[name] = np.frombuffer(data, dtype, count, offset).reshape(spec.shape)
+        offset += spec.bytes
+    return found
 
 
 def _require(found: FileDigest, opened: DeltaFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
-from edge_pslora.errors import GateRefusedError, UsageError
+from edge_pslora.errors import AdapterError, GateRefusedError, ModelError, UsageError
 from edge_pslora.exporters import export_delta as module
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
+from edge_pslora.exporters.replay_onnx import replay_onnx
 from edge_pslora.update.delta_file import open_delta, smallest_form
 from edge_pslora.workspace import layout
+from edge_pslora.workspace.tensors import open_tensors
 from edge_pslora.workspace.workspace import Workspace
 from tests.pipeline import pipeline_kit as kit
 
@@ -40,13 +43,15 @@ SESSIONS = (
     ),
     replace(CONFIG, lora=replace(CONFIG.lora, factors="float32"), merge="max_magnitude"),
 )
-# the CLI in a process where torch and onnx cannot be imported
+# the CLI in a process where torch cannot be imported, and onnx only where an ONNX file is patched
 CHILD = """
 import json, sys
 for name in ("torch", "onnx", "onnxruntime", "transformers", "peft"):
     sys.modules[name] = None
 from edge_pslora.cli.main import main
 for arguments in json.loads(sys.argv[1]):
+    if "--onnx" in arguments:
+        sys.modules.pop("onnx", None)
     code = main(arguments)
     if code:
         sys.exit(code)
@@ -76,7 +81,9 @@ class Net(nn.Module):
 def net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return Net().eval()
+        model = Net().eval()
+        nn.init.normal_(model.turned.bias)
+        return model
 
 
 def learn(folder: Path, labels: tuple[int, ...], config: AdaptConfig, n: int = 60) -> None:
@@ -98,24 +105,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def published(home: Path, number: int) -> Path:
-    return layout.generation_folder(home / "w", number) / layout.MODEL
+def published(home: Path, number: int, name: str = layout.MODEL) -> Path:
+    return layout.generation_folder(home / "w", number) / name
+
+
+def command(home: Path, place: Path, number: int) -> list[str]:
+    """replay of a generation into `place`, from the one that was replayed there before."""
+    parent = ["--parent", str(place / f"{number - 1}.safetensors")] if number > 1 else []
+    out = str(place / f"{number}.safetensors")
+    base = str(home / "w" / "base")
+    return ["replay", str(home / str(number)), "--base", base, *parent, "--json", "--out", out]
 
 
 def test_three_generations_are_replayed_where_no_torch_is(home, tmp_path):
-    commands = []
-    parent: list[str] = []
-    for number in (1, 2, 3):
-        out = tmp_path / f"{number}.safetensors"
-        base = str(home / "w" / "base")
-        commands.append(["replay", str(home / str(number)), "--base", base, *parent, "--json"])
-        commands[-1] += ["--out", str(out)]
-        parent = ["--parent", str(out)]
+    deployed = tmp_path / "deployed.onnx"
+    shutil.copy(published(home, 1, layout.ONNX), deployed)
+    commands = [command(home, tmp_path, number) for number in (1, 2, 3)]
+    commands.append([*command(home, tmp_path, 2), "--onnx", str(deployed)])
+    commands.append([*command(home, tmp_path, 3), "--onnx", str(deployed)])
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(commands)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr + done.stdout
     facts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert deployed.read_bytes() == published(home, 3, layout.ONNX).read_bytes()
+    assert [f["onnx"] for f in facts] == [None, None, None, str(deployed), str(deployed)]
+    facts = facts[:3]
     assert [(f["generation"], f["parent"]) for f in facts] == [(1, None), (2, 1), (3, 2)]
     assert [f["factors"] for f in facts] == ["int8", "bf16", "float32"]
     assert facts[2]["labels"] == ["0", "1", "2", "3", "4", "5", "6"]
@@ -125,6 +140,41 @@ def test_three_generations_are_replayed_where_no_torch_is(home, tmp_path):
         assert (tmp_path / f"{number}.safetensors").read_bytes() == published(
             home, number
         ).read_bytes()
+
+
+def test_an_onnx_file_is_replaced_whole_or_not_at_all(home, tmp_path):
+    deployed, out = tmp_path / "deployed.onnx", tmp_path / "out.safetensors"
+    before = published(home, 1)
+    base = home / "w" / "base"
+
+    def attempt(number: int, source: Path, kind: type[Exception], match: str) -> None:
+        shutil.copy(source, deployed)
+        content = deployed.read_bytes()
+        parent = None if number == 1 else published(home, number - 1)
+        with pytest.raises(kind, match=match) as caught:
+            replay_onnx(home / str(number), base, parent, out, deployed)
+        assert "\n" not in str(caught.value)
+        assert deployed.read_bytes() == content
+        assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+    names = ["bad.onnx", "deployed.onnx"]
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"no graph")
+    attempt(1, published(home, 1, layout.ONNX), AdapterError, "can patch an ONNX file")
+    attempt(3, published(home, 1, layout.ONNX), ModelError, "generation '1' of base")
+    attempt(2, bad, ModelError, "deployed.onnx")
+    attempt(2, before, ModelError, "deployed.onnx")
+    content = bytearray(published(home, 1, layout.ONNX).read_bytes())
+    with open_tensors(before) as file:
+        bias = file.read("turned.bias").tobytes()
+    content[content.index(bias) + 1] ^= 1  # a weight that no delta changes
+    bad.write_bytes(content)
+    attempt(2, bad, ModelError, "sha256")
+    # as a run leaves it that was killed after the ONNX file and before the weights
+    shutil.copy(published(home, 2, layout.ONNX), deployed)
+    replay_onnx(home / "2", base, before, out, deployed)
+    assert out.read_bytes() == published(home, 2).read_bytes()
+    assert deployed.read_bytes() == published(home, 2, layout.ONNX).read_bytes()
 
 
 def test_a_delta_has_what_the_session_changed_and_nothing_else(home):
@@ -138,7 +188,7 @@ def test_a_delta_has_what_the_session_changed_and_nothing_else(home):
             }
         assert len(kinds) == len(LAYERS)
         assert (delta.rule, delta.session, delta.generation) == (config.merge, number, number)
-        assert delta.onnx.keys() == {"model.onnx"}
+        assert (delta.onnx is None) == (number == 1)
         record = json.loads((home / str(number) / "export.json").read_text())
         assert record["factors"] == config.lora.factors
         assert record["files"].keys() == {"delta.safetensors", "labels.json"}

@@ -14,9 +14,9 @@ import numpy as np
 
 from edge_pslora.core.factor_forms import rounded
 from edge_pslora.update import delta as text
-from edge_pslora.update.delta import Delta, DeltaLayer
+from edge_pslora.update.delta import Delta, DeltaLayer, OnnxPart
 from edge_pslora.update.delta_file import write_delta
-from edge_pslora.workspace.reading import FileDigest, digest_file
+from edge_pslora.workspace.reading import digest_file
 from edge_pslora.workspace.tensor_header import build_header, file_order
 from edge_pslora.workspace.tensors import open_tensors, spec_of, write_tensors
 from tests.reference_replay import literal_next, literal_update
@@ -109,7 +109,7 @@ def ship(
         parent_model=digest_file(base_path if parent_path is None else parent_path),
         model=digest_file(child),
         model_metadata={"format": "pt"},
-        onnx={"model.onnx": FileDigest(7, hashlib.sha256(b"graph").hexdigest())},
+        onnx=OnnxPart({"model.onnx": digest_file(child)}, "backbone.", {"a": ""}, {"k": "v"}),
         labels=("καί", "no"),
         task_type="classification",
     )

@@ -114,6 +114,12 @@ def test_files_that_are_no_delta_are_refused(shipment, refused):
     refused(AdapterError, "format version 1; found '2'")
 
 
+ONNX: dict[str, Any] = {
+    "files": {"model.onnx": [1, "0" * 64]},
+    "prefix": "",
+    "names": {},
+    "metadata": {},
+}
 LIES: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown rule": ({"rule": "median"}, "rule max_magnitude"),
     "a rule no receiver can follow": ({"rule": "cumulative"}, "rule max_magnitude"),
@@ -135,7 +141,11 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     "a widened tensor that is not there": ({"widened": ["gone"]}, "gone"),
     "a longer result": ({"model": [999, "0" * 64]}, "999 bytes"),
     "a digest that is none": ({"model": [999, "xyz"]}, "length and sha256 in model"),
-    "another file name": ({"onnx": {"../model.onnx": [1, "0" * 64]}}, "ONNX files"),
+    "an ONNX part of text": ({"onnx": "model.onnx"}, "in onnx"),
+    "another file name": ({"onnx": ONNX | {"files": {"../model.onnx": [1, "0" * 64]}}}, "files of"),
+    "no ONNX digest": ({"onnx": ONNX | {"files": {"model.onnx": [1, "0"]}}}, "model.onnx"),
+    "names of numbers": ({"onnx": ONNX | {"names": {"a": 1}}}, "names from text to text"),
+    "a prefix that is none": ({"onnx": ONNX | {"prefix": None}}, "prefix"),
     "one field more": ({"extra": 1}, "the fields"),
     "metadata that is none": ({"model_metadata": {"format": 1}}, "model_metadata"),
     "labels twice": ({"labels": ["a", "a"]}, "labels"),
