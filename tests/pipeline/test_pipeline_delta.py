@@ -210,13 +210,6 @@ def test_the_adapter_files_hold_the_rounded_factors(home):
         assert smallest_form(pairs) == config.lora.factors
 
 
-def test_a_session_that_only_fits_the_head_can_be_shipped(tmp_path):
-    still = replace(CONFIG, train=replace(CONFIG.train, epochs=0))
-    learn(tmp_path, (0, 1), still)
-    found = export_generation(tmp_path / "w", tmp_path / "d", DELTA)
-    assert found.facts["delta_bytes"] < found.facts["model_bytes"]
-
-
 @pytest.mark.parametrize(
     ("field", "values", "match"),
     [

@@ -55,10 +55,14 @@ def ship(
     rule: text.MergeRule = "constructive",
     dtype: str = "F32",
     first: bool = False,
+    still: bool = False,
     layers: Mapping[str, tuple[text.LayerKind, tuple[int, ...]]] = LAYERS,
     seed: int = 0,
 ) -> Shipment:
-    """A base in `dtype`, the parent (if not `first`) and the child in float32, and the delta."""
+    """A base in `dtype`, the parent (if not `first`) and the child in float32, and the delta.
+
+    still: a session that only fitted its head.
+    """
     rng = np.random.default_rng(seed)
     base = {n: rng.normal(size=s).astype(DTYPES[dtype]) for n, (_, s) in layers.items()}
     base |= {"norm.bias": rng.normal(size=3).astype(DTYPES[dtype]), "steps": np.arange(3)}
@@ -77,7 +81,9 @@ def ship(
         turned = kind in ("embedding", "transposed_linear")
         out, size = shape[::-1] if turned else (shape[0], int(np.prod(shape[1:])))
         A = rounded(form, rng.normal(size=(RANK, size)).astype(np.float32))
-        B = rounded(form, 0.2 * rng.normal(size=(RANK, out)).astype(np.float32)).T
+        B = rounded(
+            form, (0.0 if still else 0.2) * rng.normal(size=(RANK, out)).astype(np.float32)
+        ).T
         update = literal_update(A, B, SCALING)
         update = update.T if turned else update.reshape(shape)
         start = base[name].astype(np.float32)

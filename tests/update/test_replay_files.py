@@ -25,15 +25,17 @@ from tests.update.delta_kit import LAYERS, ship, write_again
     form=st.sampled_from(FACTOR_FORMS),
     rule=st.sampled_from(RULES),
     first=st.booleans(),
+    still=st.booleans(),
     seed=st.integers(0, 1000),
     names=st.sets(st.sampled_from(list(LAYERS)), min_size=1),
 )
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_the_result_is_the_published_file(form, rule, first, seed, names, tmp_path):
+def test_the_result_is_the_published_file(form, rule, first, still, seed, names, tmp_path):
     layers = {name: LAYERS[name] for name in names}
-    shipment = ship(tmp_path, form=form, rule=rule, first=first, seed=seed, layers=layers)
+    given = {"form": form, "rule": rule, "first": first, "still": still, "seed": seed}
+    shipment = ship(tmp_path, layers=layers, **given)
     out = tmp_path / "out.safetensors"
     report = replay(shipment.delta, shipment.base, shipment.parent, out)
     assert out.read_bytes() == shipment.wanted
