@@ -81,9 +81,8 @@ def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping
 def _check_replayable(chosen: Generation) -> None:
     rule = chosen.manifest.config.get("merge")
     if rule not in RULES:
-        raise _impossible(
-            chosen, f"a merge rule of {', '.join(RULES)}", f"{rule}, which joins running sums"
-        )
+        found = "none" if rule is None else f"{rule}, which joins running sums"
+        raise _impossible(chosen, f"a merge rule of {', '.join(RULES)}", found)
     if chosen.manifest.parent is None and chosen.manifest.metrics.get("imported"):
         raise _impossible(
             chosen, "a first session on the base alone", "one that began with imported adapters"

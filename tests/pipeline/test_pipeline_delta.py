@@ -199,6 +199,12 @@ def test_a_delta_has_what_the_session_changed_and_nothing_else(home):
         )
 
 
+def test_the_same_export_twice_gives_the_same_bytes(home, tmp_path):
+    export_generation(home / "w", tmp_path / "again", DELTA, generation=2)
+    for path in (home / "2").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_the_adapter_files_hold_the_rounded_factors(home):
     for number, config in enumerate(SESSIONS, start=1):
         folder = layout.generation_folder(home / "w", number) / layout.ADAPTER
