@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.exporters import export_files as files
+from edge_pslora.exporters.export_delta import export_delta
 from edge_pslora.exporters.export_folder import published_folder
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.exporters.export_peft import export_peft
@@ -42,7 +43,9 @@ class ExportResult:
 
     facts: what the format's writer measured, JSON values by name; format peft: max_relative_error, the
         largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
-        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases).
+        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases). Format
+        delta: parent (None: the base), factors (their form), onnx (whether replay --onnx takes it),
+        delta_bytes, model_bytes.
     """
 
     out: str
@@ -77,8 +80,9 @@ def export_generation(
 
     onnx: model.onnx (and its data), tokenizer files. safetensors: the merged model in the Hugging
     Face layout where the base was one. peft: an adapter folder for the base; from the second
-    generation on its factors are computed from the merged weights. All: labels.json and
-    export.json; the latter two formats also head.safetensors (weight [C, d], bias [C]).
+    generation on its factors are computed from the merged weights. delta: what a receiver with the
+    base and the parent's model needs to replay the session. All: labels.json and export.json; safetensors
+    and peft also head.safetensors (weight [C, d], bias [C]).
 
     Args:
         out: a new or empty folder, outside the workspace.
@@ -130,8 +134,13 @@ def _export_peft(job: ExportJob) -> Facts:
     return {**facts, "notes": notes}
 
 
+def _export_delta(job: ExportJob) -> Facts:
+    return export_delta(job.opened, job.chosen, job.staged)
+
+
 WRITERS: Mapping[Format, Writer] = {
     "onnx": _export_onnx,
     "safetensors": _export_safetensors,
     "peft": _export_peft,
+    "delta": _export_delta,
 }

@@ -46,13 +46,13 @@ def export_peft(
         open_tensors(opened.base / layout.MODEL) as base,
         open_tensors(chosen.file(layout.MODEL)) as merged,
     ):
-        names = {path: _weight_name(path, kind, base) for path, kind in kinds.items()}
+        names = {path: weight_name(path, kind, base) for path, kind in kinds.items()}
         left_out = _left_out(base, merged, set(names.values()), opened.header.source)
         if own:
             return {"max_relative_error": 0.0, "left_out": left_out}
         layers, error = {}, 0.0
         for path, kind in kinds.items():
-            after = merged.read(_weight_name(path, kind, merged), finite=True)
+            after = merged.read(weight_name(path, kind, merged), finite=True)
             before = base.read(names[path], finite=True)
             delta = after.astype(np.float32) - before.astype(np.float32)
             layers[path], lost = _factors(delta, kind, rank)
@@ -120,7 +120,7 @@ def _layer_kinds(opened: Workspace, chosen: Generation) -> dict[str, LayerKind]:
     return dict(sorted(kinds.items()))
 
 
-def _weight_name(path: str, kind: LayerKind, base: TensorFile) -> str:
+def weight_name(path: str, kind: LayerKind, base: TensorFile) -> str:
     """The tensor of a layer in the base's file, which may carry one prefix more or less."""
     name = f"{path}.in_proj_weight" if kind == "mha_in_proj" else f"{path}.weight"
     if name in base.names:

@@ -20,7 +20,7 @@ PACKAGES = {
 }
 GROUND = {"errors", "config", "version", "progress", "units"}
 LEAVES = GROUND | {"core", "data", "models", "tasks"}
-PARTS = LEAVES | {"training", "exporters", "workspace", "report"}
+PARTS = LEAVES | {"training", "exporters", "workspace", "update", "report"}
 
 # part -> the other parts that it may import; whatever is not listed here does not exist
 ALLOWED: dict[str, set[str]] = {
@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": GROUND | {"data"},
     "models": GROUND | {"core", "data", "tasks"},
     "training": LEAVES,
-    "exporters": LEAVES | {"workspace"},
+    "update": GROUND | {"core", "workspace"},
+    "exporters": LEAVES | {"workspace", "update"},
     "merge_plan": GROUND | {"workspace"},
     "merge_tiles": GROUND | {"core", "workspace", "merge_plan"},
     "merge_files": GROUND | {"workspace", "merge_plan", "merge_tiles"},
@@ -53,6 +54,7 @@ FOREIGN = {
     "data": {"numpy", "PIL", "soundfile", "pyarrow"},
     "tasks": {"numpy", "torch"},
     "workspace": {"numpy", "ml_dtypes"},
+    "update": {"numpy", "ml_dtypes"},
     "config": set(),
     "errors": set(),
 }
@@ -67,6 +69,8 @@ TORCH_FREE = [
     "edge_pslora.data.read",
     "edge_pslora.inspection.source",
     "edge_pslora.core.merge",
+    "edge_pslora.core.replay",
+    "edge_pslora.update.replay",
     "edge_pslora.core.gate",
     "edge_pslora.report",
     "edge_pslora.cli.main",

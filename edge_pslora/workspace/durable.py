@@ -7,6 +7,7 @@ fsync a success. The file is given up and the error says so.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
-from edge_pslora.workspace.reading import open_regular, read_into
+from edge_pslora.workspace.reading import FileDigest, digest_open, open_regular, read_into
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -39,6 +40,14 @@ class Append:
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         while len(view):
             view = view[os.write(self.descriptor, view[: 1 << 30]) :]
+
+    def digest(self) -> FileDigest:
+        """Length and sha256 of what was appended so far, read back from the file."""
+        digest = hashlib.sha256()
+        size = os.fstat(self.descriptor).st_size
+        path = Path("the file just written")
+        digest_open(self.descriptor, 0, size, path, digest, error=WorkspaceError)
+        return FileDigest(size, digest.hexdigest())
 
     def copy(
         self,
