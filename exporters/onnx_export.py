@@ -22,6 +22,7 @@ from edge_pslora.exporters.onnx_trace import trace_graph as trace_graph
 from edge_pslora.exporters.onnx_tracing import Traced, by_tracing
 from edge_pslora.exporters.onnx_write import write_model
 
+DEFAULT_OPSET = OPSETS[0]  # the widest support
 EXPORTER_KEY = "pslora.exporter"  # only in files that were traced
 _OWN_KEYS = (LAYOUT_KEY, EXPORTER_KEY)
 
@@ -51,7 +52,7 @@ def export_onnx(
     path: Path,
     *,
     metadata: Mapping[str, str],
-    opset: int = 18,
+    opset: int = DEFAULT_OPSET,
     external_data: bool | None = None,
 ) -> OnnxFiles:
     """Write `path` (and `path`_data) durably; equal models give equal bytes.

@@ -52,9 +52,17 @@ class Candidate:
     imported: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Written:
+    """parity: of the ONNX file. notes: how it was made, if not as usual; sentences for the user."""
+
+    parity: Parity
+    notes: tuple[str, ...] = ()
+
+
 def write_candidate(
     folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
-) -> Parity:
+) -> Written:
     """Every file of a generation but the report, the card and the manifest; each durably.
 
     Raises:
@@ -86,15 +94,18 @@ def write_candidate(
     classifier = with_head(model.backbone, head).eval()
     inputs = candidate.data.inputs
     example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
-    export_onnx(
+    files = export_onnx(
         classifier,
         example,
         model.dynamic_axes,
         folder / layout.ONNX,
-        metadata=onnx_metadata(workspace, model, candidate.number, config.merge, head),
+        metadata=onnx_metadata(
+            workspace, model, candidate.number, config.merge, head, config.to_dict()
+        ),
     )
-    task = TASKS[head.task_type]
-    return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
+    task, traced = TASKS[head.task_type], bool(files.notes)
+    parity = prove_export(classifier, files.model, inputs, config.gate, task, traced=traced)
+    return Written(parity, files.notes)
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from edge_pslora.models.types import LoadedModel
@@ -15,10 +16,22 @@ PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
 
 
 def onnx_metadata(
-    workspace: Workspace, model: LoadedModel, generation: int, merge: str, head: Head
+    workspace: Workspace,
+    model: LoadedModel,
+    generation: int,
+    merge: str,
+    head: Head,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The `pslora.` keys of metadata_props; merge: the rule."""
+    """The `pslora.` keys of metadata_props.
+
+    merge: the rule. config: the session's settings as AdaptConfig.to_dict gives them.
+    """
+    method = (
+        {} if config is None else {"pslora.method": json.dumps(_method(config), sort_keys=True)}
+    )
     return {
+        **method,
         "pslora.version": VERSION,
         "pslora.generation": str(generation),
         "pslora.base_digest": workspace.header.base_digest,
@@ -27,6 +40,12 @@ def onnx_metadata(
         "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
         "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
     }
+
+
+def _method(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decided how the weights came about: rank and scaling, stability loss, merge, head."""
+    lora = {name: value for name, value in config["lora"].items() if name != "target_modules"}
+    return {"lora": lora, **{name: config[name] for name in ("stability", "merge", "head")}}
 
 
 def _preparation(model: LoadedModel) -> dict[str, Any]:
