@@ -58,6 +58,14 @@ ExternalData = Annotated[
         rich_help_panel=FILES,
     ),
 ]
+FreeImageSize = Annotated[
+    bool,
+    typer.Option(
+        "--free-image-size",
+        help="An ONNX file that takes pictures of any height and width, where the model does.",
+        rich_help_panel=FILES,
+    ),
+]
 KvCache = Annotated[
     bool,
     typer.Option(
@@ -100,6 +108,7 @@ def export(
     max_rank: MaxRank = DEFAULT_RANK,
     opset: Opset = None,
     external_data: ExternalData = False,
+    free_image_size: FreeImageSize = False,
     kv_cache: KvCache = False,
     quantize: Quantize = None,
     max_drop: MaxDrop = DEFAULT_DROP,
@@ -110,7 +119,9 @@ def export(
     debug: o.Debug = False,
 ) -> None:
     """Write a generation in the form that others use, and prove it."""
-    options = ExportOptions(format, max_rank, opset, external_data, kv_cache, quantize, max_drop)
+    options = ExportOptions(
+        format, max_rank, opset, external_data, kv_cache, quantize, max_drop, free_image_size
+    )
     with working(quiet=quiet, debug=debug):
         if options.needs_model:
             # Torch is imported here and not above: --help has to start fast.

@@ -60,7 +60,8 @@ def export_onnx(
     Args:
         classifier: in eval mode, called with keyword inputs, gives logits [N, C].
         example: inputs of a few samples; the graph's inputs are named and ordered like its keys.
-        dynamic_axes: input name -> names of its free leading axes; the first is the batch.
+        dynamic_axes: input name -> names of its free leading axes, "" for one between them that is
+            not free; the first is the batch.
         metadata: goes into the file's metadata_props, beside `pslora.layout` (JSON: initializer
             name -> {source, transform}).
         opset: of the default domain.

@@ -95,7 +95,7 @@ def fixed_size(
 
     torch.export finds a fixed size only after it has traced everything, and does not say where.
     """
-    for axis in dict.fromkeys(axis for axes in dynamic_axes.values() for axis in axes):
+    for axis in dict.fromkeys(axis for axes in dynamic_axes.values() for axis in axes if axis):
         grown = {n: _one_more(t, dynamic_axes.get(n, ()), axis) for n, t in example.items()}
         try:
             with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import nn
 
 from edge_pslora.errors import ModelError
 from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size
+from edge_pslora.exporters.onnx_graph import free_axes
 from edge_pslora.exporters.onnx_quiet import quiet_exporter
 from edge_pslora.models.failures import FOREIGN_ERRORS
 
@@ -35,7 +36,8 @@ class Positional(nn.Module):
 class Request:
     """What is to be exported, for either exporter.
 
-    example: at least two along every free axis. dynamic_axes: input name -> names of its free leading axes.
+    example: at least two along every free axis. dynamic_axes: input name -> names of its leading axes; ""
+    is an axis that is not free.
     """
 
     classifier: nn.Module
@@ -48,13 +50,18 @@ class Request:
         return tuple(self.example)
 
     @property
+    def shapes(self) -> dict[str, dict[int, str]]:
+        """input name -> position and name of its free axes."""
+        return {name: free_axes(self.dynamic_axes, name) for name in self.names}
+
+    @property
     def module(self) -> nn.Module:
         return Positional(self.classifier, self.names).eval()
 
 
 def by_export(request: Request) -> ir.Model | Failure:
     """The graph as torch.export has it, or why and where it gave up."""
-    shapes = tuple(dict(enumerate(request.dynamic_axes.get(name, ()))) for name in request.names)
+    shapes = tuple(request.shapes.values())
     inputs = tuple(request.example.values())
     try:
         return _exported(request.module, inputs, shapes, request.names, request.opset, (OUTPUT,))
@@ -121,7 +128,7 @@ def grown(
     """The example with at least two along every free axis: torch.export fixes sizes of one."""
     larger = {}
     for name, tensor in example.items():
-        for position, _ in enumerate(dynamic_axes.get(name, ())):
+        for position in free_axes(dynamic_axes, name):
             if tensor.shape[position] == 1:
                 tensor = torch.cat([tensor, tensor], dim=position)
         larger[name] = tensor

@@ -50,9 +50,7 @@ def by_tracing(request: Request) -> Traced | Failure:
                 opset_version=request.opset,
                 input_names=list(request.names),
                 output_names=[OUTPUT],
-                dynamic_axes={
-                    name: dict(enumerate(axes)) for name, axes in request.dynamic_axes.items()
-                },
+                dynamic_axes=request.shapes,
                 do_constant_folding=False,  # it would fold BatchNorm into the weights before it
                 keep_initializers_as_inputs=True,  # or weights of equal value become one
             )
@@ -85,7 +83,7 @@ def _name_batch(graph: onnx.GraphProto, request: Request) -> None:
     axes = next(iter(request.dynamic_axes.values()), ())
     for value in graph.output:
         for axis, dimension in zip(axes, value.type.tensor_type.shape.dim, strict=False):
-            if not dimension.HasField("dim_value"):
+            if axis and not dimension.HasField("dim_value"):
                 dimension.dim_param = axis
 
 

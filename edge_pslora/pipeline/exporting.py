@@ -52,6 +52,7 @@ def export_with_model(
 # option of --format onnx -> its writer; the first that was asked for
 ONNX_WRITERS: Mapping[str, ModelWriter] = {
     "opset": write_remade,
+    "free_image_size": write_remade,
 }
 
 

@@ -137,6 +137,12 @@ def prove_export(
     batches = parity_batches(inputs) + (_many_batches(inputs) if traced else [])
     threads = torch.get_num_threads()
     parity = check_parity(classifier, path, batches, threads=threads, predict=task.predict)
+    require_equal(parity, path, config)
+    return parity
+
+
+def require_equal(parity: Parity, path: Path, config: GateConfig) -> None:
+    """Raises GateRefusedError: the outputs differ by more than the configured error."""
     equal = parity.max_abs_error <= config.max_onnx_abs_error
     if not (equal or parity.max_rel_error <= config.max_onnx_rel_error):
         raise GateRefusedError(
@@ -146,7 +152,6 @@ def prove_export(
             found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
             remedy="the old model was kept; report the model's architecture",
         )
-    return parity
 
 
 def judge(
