@@ -70,6 +70,14 @@ ExternalData = Annotated[
         rich_help_panel=FILES,
     ),
 ]
+FreeImageSize = Annotated[
+    bool,
+    typer.Option(
+        "--free-image-size",
+        help="An ONNX file that takes pictures of any height and width, where the model does.",
+        rich_help_panel=FILES,
+    ),
+]
 KvCache = Annotated[
     bool,
     typer.Option(
@@ -112,6 +120,7 @@ def export(
     max_rank: MaxRank = DEFAULT_RANK,
     opset: Opset = None,
     external_data: ExternalData = False,
+    free_image_size: FreeImageSize = False,
     kv_cache: KvCache = False,
     quantize: Quantize = None,
     max_drop: MaxDrop = DEFAULT_DROP,
@@ -125,7 +134,15 @@ def export(
     """Write a generation in the form that others use, and prove it."""
     place = _place(out, format, patch, overwrite=overwrite, data=data)
     options = ExportOptions(
-        format or "onnx", max_rank, opset, external_data, kv_cache, quantize, max_drop, patch
+        format=format or "onnx",
+        max_rank=max_rank,
+        opset=opset,
+        external_data=external_data,
+        kv_cache=kv_cache,
+        quantize=quantize,
+        max_drop=max_drop,
+        free_image_size=free_image_size,
+        patch=patch,
     )
     with working(quiet=quiet, debug=debug):
         # Torch and onnx are imported here and not above: --help has to start fast.

@@ -111,11 +111,23 @@ def export_generation(
 
 
 def _export_onnx(job: ExportJob) -> Facts:
-    files.copy_published(job.chosen, layout.ONNX, job.staged / layout.ONNX)
+    notes = []
+    if (
+        job.options.external_data
+        and job.chosen.has(layout.ONNX)
+        and not job.chosen.has(layout.ONNX_DATA)
+    ):
+        # onnx is imported here and not above: to copy a file takes none of it
+        from edge_pslora.exporters.onnx_external import write_external
+
+        if write_external(job.chosen, job.staged / layout.ONNX) is None:
+            notes.append(f"no weight is large enough for a second file: {layout.ONNX} has them all")
+    else:
+        files.copy_published(job.chosen, layout.ONNX, job.staged / layout.ONNX)
     if job.chosen.has(layout.ONNX_DATA):
         files.copy_published(job.chosen, layout.ONNX_DATA, job.staged / layout.ONNX_DATA)
     files.copy_side_files(job.opened, job.chosen, job.staged)
-    return {}
+    return {"notes": notes} if notes else {}
 
 
 def _export_safetensors(job: ExportJob) -> Facts:

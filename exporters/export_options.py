@@ -13,7 +13,7 @@ Quantization = Literal["int8", "int8-static"]
 DEFAULT_RANK = 64
 DEFAULT_DROP = 0.01
 OPSETS = range(18, 24)
-_ONNX_ONLY = ("opset", "external_data", "kv_cache", "quantize")
+_ONNX_ONLY = ("opset", "external_data", "free_image_size", "kv_cache", "quantize")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class ExportOptions:
     Format onnx only: opset: of the default domain; None: as published. external_data: weights in
     model.onnx_data. kv_cache: a language model that takes and gives its keys and values. quantize: int8
     (scales of activations are found while it runs) or int8-static (they are fixed beforehand).
-    max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point. patch: an earlier
-    export's model.onnx, which gets other weights and stays what it is in all else.
+    max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point. free_image_size: a
+    model of pictures that takes any height and width. patch: an earlier export's model.onnx, which gets
+    other weights and stays what it is in all else.
     """
 
     format: Format
@@ -35,6 +36,7 @@ class ExportOptions:
     quantize: Quantization | None = None
     max_drop: float = DEFAULT_DROP
     patch: Path | None = None
+    free_image_size: bool = False
 
     def __post_init__(self) -> None:
         formats, kinds = get_args(Format), get_args(Quantization)
@@ -62,6 +64,12 @@ class ExportOptions:
             self.patch is None or self.format == "onnx", "--patch", "--format onnx", self.format
         )
         _require(
+            not (self.free_image_size and self.quantize),
+            "--free-image-size",
+            "a model in float",
+            f"--quantize {self.quantize}",
+        )
+        _require(
             not (self.kv_cache and self.quantize),
             "--kv-cache",
             "a model in float",
@@ -71,7 +79,7 @@ class ExportOptions:
     @property
     def needs_model(self) -> bool:
         """Whether the model has to be made again in torch: for another graph, or to be measured."""
-        remade = self.opset is not None or self.kv_cache
+        remade = self.opset is not None or self.kv_cache or self.free_image_size
         return remade or self.quantize is not None or self.format == "ort-adapter"
 
 

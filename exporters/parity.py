@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,22 +65,28 @@ def check_parity(
             "parity check", expected="at least one batch", found="none", remedy="give samples"
         )
     runner = open_onnx(onnx_path, threads=threads)
-    pairs = []
-    for batch in batches:
-        with torch.inference_mode():
-            expected = classifier(**batch).cpu().numpy()
-        arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
-        pairs.append((expected, runner.run(arrays)))
-    return compare(pairs, predict)
+
+    def pairs() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        for batch in batches:
+            with torch.inference_mode():
+                expected = classifier(**batch).cpu().numpy()
+            arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
+            yield expected, runner.run(arrays)
+
+    return compare(pairs(), predict)
 
 
 def compare(
-    pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
+    pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
     predict: Predict | None = _first_is_best,
 ) -> Parity:
-    """Parity of (expected, found) outputs, each [N, ...]; both of equal shape in a pair."""
-    abs_errors, rel_errors, agreeing = [0.0], [0.0], 0
+    """Parity of (expected, found) outputs, each [N, ...]; both of equal shape in a pair.
+
+    One pair after the other is asked for and let go: those of a language model are large.
+    """
+    abs_errors, rel_errors, agreeing, sizes = [0.0], [0.0], 0, []
     for expected, found in pairs:
+        sizes.append(len(expected))
         if expected.shape != found.shape or not (
             np.isfinite(expected).all() and np.isfinite(found).all()
         ):
@@ -92,8 +98,7 @@ def compare(
         scale = float(np.abs(expected).max(initial=0.0))
         rel_errors.append(abs_errors[-1] / scale if scale > 0 else abs_errors[-1])
         agreeing += int(agree(expected, found, predict).sum())
-    sizes = tuple(len(expected) for expected, _ in pairs)
-    return Parity(max(abs_errors), max(rel_errors), agreeing / max(sum(sizes), 1), sizes)
+    return Parity(max(abs_errors), max(rel_errors), agreeing / max(sum(sizes), 1), tuple(sizes))
 
 
 def agree(

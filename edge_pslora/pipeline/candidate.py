@@ -85,7 +85,7 @@ def write_candidate(
         classifier,
         model,
         candidate.data.inputs,
-        onnx_metadata(workspace, model, candidate.number, config.merge, head),
+        onnx_metadata(workspace, model, candidate.number, config.merge, head, config.to_dict()),
         config,
         TASKS[head.task_type],
         workspace.current(),

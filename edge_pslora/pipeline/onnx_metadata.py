@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -18,10 +19,22 @@ PREPARATION = ("image", "audio", "max_length", "sample_shape", "feature_names")
 
 
 def onnx_metadata(
-    workspace: Workspace, model: LoadedModel, generation: int, merge: str, head: Head
+    workspace: Workspace,
+    model: LoadedModel,
+    generation: int,
+    merge: str,
+    head: Head,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The `pslora.` keys of metadata_props; merge: the rule."""
+    """The `pslora.` keys of metadata_props.
+
+    merge: the rule. config: the session's settings as AdaptConfig.to_dict gives them.
+    """
+    method = (
+        {} if config is None else {"pslora.method": json.dumps(_method(config), sort_keys=True)}
+    )
     return {
+        **method,
         "pslora.version": VERSION,
         EXPORTER: _exporter(model, head),
         "pslora.generation": str(generation),
@@ -38,6 +51,12 @@ def _exporter(model: LoadedModel, head: Head) -> str:
     names = [*_TRACERS, *(["transformers"] if model.source.kind == "huggingface" else [])]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return f"{versions}{'; features of norm 1' if head.normalize else ''}"
+
+
+def _method(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decided how the weights came about: rank and scaling, stability loss, merge, head."""
+    lora = {name: value for name, value in config["lora"].items() if name != "target_modules"}
+    return {"lora": lora, **{name: config[name] for name in ("stability", "merge", "head")}}
 
 
 def _preparation(model: LoadedModel) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import EdgePsloraError, ModelError, WorkspaceError
-from edge_pslora.exporters.onnx_export import export_onnx
+from edge_pslora.exporters.onnx_export import TRACED_KEY, export_onnx
 from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE
 from edge_pslora.exporters.onnx_patch import Array, with_tensors, write_patched
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
@@ -35,10 +35,11 @@ _FOREIGN = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 
 @dataclass(frozen=True)
 class Exported:
-    """how: "patched", or why the model was traced."""
+    """how: "patched", or why the graph was made anew. notes: sentences for the user."""
 
     parity: Parity
     how: str
+    notes: tuple[str, ...] = ()
 
 
 def write_onnx(
@@ -69,8 +70,10 @@ def write_onnx(
             for name in (layout.ONNX, layout.ONNX_DATA):
                 if path.with_name(name).exists():
                     durable.remove_file(path.with_name(name))
-    export_onnx(classifier, example, model.dynamic_axes, path, metadata=metadata)
-    return Exported(prove_export(classifier, path, inputs, config.gate, task), how)
+    files = export_onnx(classifier, example, model.dynamic_axes, path, metadata=metadata)
+    traced = bool(files.notes)
+    parity = prove_export(classifier, path, inputs, config.gate, task, traced=traced)
+    return Exported(parity, how, files.notes)
 
 
 def _patch(
@@ -103,6 +106,8 @@ def _differs(
     file: ModelFile, example: Mapping[str, torch.Tensor], axes: Axes, metadata: Mapping[str, str]
 ) -> str | None:
     """Why tracing would give another graph, as far as that can be told without tracing."""
+    if TRACED_KEY in file.metadata:
+        return "the parent's was made by tracing one run"
     if file.metadata.get(EXPORTER) != metadata[EXPORTER]:
         return "the parent was exported by other versions, or with another kind of head"
     inputs = {value.name: value.type.tensor_type.shape.dim for value in file.model.graph.input}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -170,6 +170,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     )
     with stage("exporting"):
         exported = write_candidate(staged.folder, workspace, model, candidate)
+    for note in exported.notes:
+        run.stages.progress.say(note)
+    candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
     with stage("checking"):
         new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
