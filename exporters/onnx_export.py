@@ -19,7 +19,7 @@ from edge_pslora.exporters.onnx_write import write_model
 
 LAYOUT_KEY = "pslora.layout"
 OUTPUT = "logits"
-_PREFIX = "classifier."
+PREFIX = "classifier."
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ def export_onnx(
         ModelError: training mode, a model that cannot be exported or fixes an axis.
         UsageError: an opset or metadata key that is not possible.
     """
-    _check(classifier, metadata, opset)
+    check_arguments(classifier, metadata, opset)
     names = tuple(example)
     inputs = _grown(example, dynamic_axes)
     shapes = tuple(dict(enumerate(dynamic_axes.get(name, ()))) for name in names)
-    program = _trace(_Positional(classifier, names).eval(), inputs, shapes, names, opset)
+    program = trace_graph(_Positional(classifier, names).eval(), inputs, shapes, names, opset)
     state = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
-    tidy(program, frozenset(_PREFIX + name for name in state))
+    tidy(program, frozenset(PREFIX + name for name in state))
     check_axes(program.graph, dynamic_axes, next(iter(dynamic_axes.values()), ())[:1])
-    layout = name_initializers(program.graph, _PREFIX, state)
+    layout = name_initializers(program.graph, PREFIX, state)
     program.metadata_props.update(sorted({**metadata, LAYOUT_KEY: layout_json(layout)}.items()))
     data = write_model(program, path, external_data)
     return OnnxFiles(path, data, layout)
@@ -93,13 +93,15 @@ def layout_json(layout: Mapping[str, StoredAs]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def _trace(
+def trace_graph(
     module: nn.Module,
     inputs: tuple[torch.Tensor, ...],
     shapes: tuple[dict[int, str], ...],
     names: tuple[str, ...],
     opset: int,
+    outputs: tuple[str, ...] = (OUTPUT,),
 ) -> ir.Model:
+    """The graph of a module that takes `inputs` by position, as named; shapes: free axes of each."""
     try:
         with quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
@@ -110,7 +112,7 @@ def _trace(
                 verbose=False,
                 opset_version=opset,
                 input_names=list(names),
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes=(shapes,),
             )
     except torch.onnx.OnnxExporterError as problem:
@@ -151,7 +153,7 @@ def _grown(
     return tuple(grown)
 
 
-def _check(classifier: nn.Module, metadata: Mapping[str, str], opset: int) -> None:
+def check_arguments(classifier: nn.Module, metadata: Mapping[str, str], opset: int) -> None:
     if classifier.training:
         raise ModelError(
             "ONNX export",

@@ -12,6 +12,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.exporters.export import ExportJob, ExportResult, Facts, export_generation
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
+from edge_pslora.pipeline.export_cache import write_with_cache
 from edge_pslora.pipeline.reopening import Reopened, reopen
 
 ModelWriter = Callable[[ExportJob, Reopened], Facts]
@@ -48,4 +49,15 @@ def export_with_model(
     )
 
 
-WRITERS: Mapping[Format, ModelWriter] = {}
+# option of --format onnx -> its writer; the first that was asked for
+ONNX_WRITERS: Mapping[str, ModelWriter] = {
+    "kv_cache": write_with_cache,
+}
+
+
+def _write_onnx(job: ExportJob, opened: Reopened) -> Facts:
+    asked = next(name for name in ONNX_WRITERS if getattr(job.options, name))
+    return ONNX_WRITERS[asked](job, opened)
+
+
+WRITERS: Mapping[Format, ModelWriter] = {"onnx": _write_onnx}
