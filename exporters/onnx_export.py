@@ -16,9 +16,7 @@ from edge_pslora.exporters.export_options import OPSETS
 from edge_pslora.exporters.onnx_failure import Failure
 from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_graph import StoredAs, check_axes, name_initializers, tidy
-from edge_pslora.exporters.onnx_trace import PREFIX as PREFIX
-from edge_pslora.exporters.onnx_trace import Request, by_export, grown
-from edge_pslora.exporters.onnx_trace import trace_graph as trace_graph
+from edge_pslora.exporters.onnx_trace import PREFIX, Request, by_export, grown
 from edge_pslora.exporters.onnx_tracing import Traced, by_tracing
 from edge_pslora.exporters.onnx_write import write_model
 

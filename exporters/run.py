@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ _LOAD_ERRORS = (
     states.RuntimeException,
 )
 _RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
+_VALUE_ERRORS = (*_RUN_ERRORS, ValueError)  # the last: a missing input
 _ERRORS_ONLY = 3  # onnxruntime's log level: its warnings are about its own optimiser
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -69,13 +70,28 @@ class OnnxRunner:
         try:
             logits: npt.NDArray[Any] = self.session.run(None, feed)[0]
         except _RUN_ERRORS as problem:
-            raise ModelError(
-                str(self.path),
-                expected="inputs that the model can compute with",
-                found=str(problem),
-                remedy="check shapes and value ranges",
-            ) from problem
+            raise self._refused(problem) from problem
         return logits
+
+    def run_values(self, outputs: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+        """The named outputs. All are onnxruntime.OrtValue: an output can be the next run's input, uncopied.
+
+        Raises:
+            ModelError: names or shapes that the file does not have.
+        """
+        try:
+            values: list[Any] = self.session.run_with_ort_values(list(outputs), dict(inputs))
+        except _VALUE_ERRORS as problem:
+            raise self._refused(problem) from problem
+        return values
+
+    def _refused(self, problem: Exception) -> ModelError:
+        return ModelError(
+            str(self.path),
+            expected="inputs that the model can compute with",
+            found=str(problem),
+            remedy="check shapes and value ranges",
+        )
 
 
 def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:

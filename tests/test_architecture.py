@@ -66,6 +66,7 @@ TORCH_FREE = [
     "edge_pslora.merge_files",
     "edge_pslora.exporters.run",
     "edge_pslora.exporters.export",
+    "edge_pslora.exporters.generate",
     "edge_pslora.data.read",
     "edge_pslora.inspection.source",
     "edge_pslora.core.merge",

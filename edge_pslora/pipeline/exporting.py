@@ -12,6 +12,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.exporters.export import ExportJob, ExportResult, Facts, export_generation
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
+from edge_pslora.pipeline.export_cache import write_with_cache
 from edge_pslora.pipeline.export_remade import write_remade
 from edge_pslora.pipeline.reopening import Reopened, reopen
 
@@ -53,6 +54,7 @@ def export_with_model(
 ONNX_WRITERS: Mapping[str, ModelWriter] = {
     "opset": write_remade,
     "free_image_size": write_remade,
+    "kv_cache": write_with_cache,
 }
 
 
