@@ -78,7 +78,16 @@ MaxDrop = Annotated[
     float,
     typer.Option(
         metavar="FRACTION",
-        help="What quantising may cost; 0.01 = one point. Default: 0.01.",
+        help="What quantising, or the rank of an ort-adapter, may cost; 0.01 = one point. Default: 0.01.",
+        rich_help_panel=FILES,
+    ),
+]
+Generations = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        min=1,
+        help="How many generations ort-adapter holds: the chosen one and those before. Default: 1.",
         rich_help_panel=FILES,
     ),
 ]
@@ -103,6 +112,7 @@ def export(
     kv_cache: KvCache = False,
     quantize: Quantize = None,
     max_drop: MaxDrop = DEFAULT_DROP,
+    generations: Generations = 1,
     data: Data = None,
     overwrite: Overwrite = False,
     as_json: o.AsJson = False,
@@ -110,7 +120,9 @@ def export(
     debug: o.Debug = False,
 ) -> None:
     """Write a generation in the form that others use, and prove it."""
-    options = ExportOptions(format, max_rank, opset, external_data, kv_cache, quantize, max_drop)
+    options = ExportOptions(
+        format, max_rank, opset, external_data, kv_cache, quantize, max_drop, generations
+    )
     with working(quiet=quiet, debug=debug):
         if options.needs_model:
             # Torch is imported here and not above: --help has to start fast.

@@ -22,7 +22,8 @@ class ExportOptions:
     Format onnx only: opset: of the default domain; None: as published. external_data: weights in
     model.onnx_data. kv_cache: a language model that takes and gives its keys and values. quantize: int8
     (scales of activations are found while it runs) or int8-static (they are fixed beforehand).
-    max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point.
+    max_drop: of the headline figure by quantising, or by cutting factors (ort-adapter), as a fraction:
+    0.01 is one point. generations: how many an ort-adapter export holds: the chosen one and those before.
     """
 
     format: Format
@@ -32,6 +33,7 @@ class ExportOptions:
     kv_cache: bool = False
     quantize: Quantization | None = None
     max_drop: float = DEFAULT_DROP
+    generations: int = 1
 
     def __post_init__(self) -> None:
         formats, kinds = get_args(Format), get_args(Quantization)
@@ -50,6 +52,14 @@ class ExportOptions:
             self.quantize,
         )
         _require(0 <= self.max_drop <= 1, "--max-drop", "0 to 1", self.max_drop)
+        _require(self.generations >= 1, "--generations", "a number from 1", self.generations)
+        several = self.generations > 1
+        _require(
+            not several or self.format == "ort-adapter",
+            "--generations",
+            "--format ort-adapter",
+            self.format,
+        )
         for name in _ONNX_ONLY:
             flag = "--" + name.replace("_", "-")
             given = bool(getattr(self, name))

@@ -96,6 +96,15 @@ def judged(
     ]
 
 
+def parity_batches(inputs: EncodedInputs) -> list[dict[str, torch.Tensor]]:
+    """The shortest and the longest samples: other shapes than the example that was traced."""
+    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
+    return [
+        inputs.batch(order[:size] if i == 0 else order[-size:])
+        for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
+    ]
+
+
 def prove_export(
     classifier: Classifier, path: Path, inputs: EncodedInputs, config: GateConfig, task: Task
 ) -> Parity:
@@ -104,14 +113,10 @@ def prove_export(
     Raises:
         EdgePsloraError: they differ by more than the configured error, or in a prediction.
     """
-    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
-    # the shortest and the longest samples: other shapes than the example that was traced
-    batches = [
-        inputs.batch(order[:size] if i == 0 else order[-size:])
-        for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
-    ]
     threads = torch.get_num_threads()
-    parity = check_parity(classifier, path, batches, threads=threads, predict=task.predict)
+    parity = check_parity(
+        classifier, path, parity_batches(inputs), threads=threads, predict=task.predict
+    )
     equal = parity.max_abs_error <= config.max_onnx_abs_error
     if not (equal or parity.max_rel_error <= config.max_onnx_rel_error):
         raise EdgePsloraError(
