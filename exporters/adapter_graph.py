@@ -1,7 +1,7 @@
 """An exported graph whose update comes from outside: W0 + B A with A and B as inputs of a free rank.
 
-Where a layer is a MatMul, Gemm or Gather of its weight, the update takes the low-rank path beside it,
-(x A) B; elsewhere (convolutions, weights that are computed with) the graph adds B A to the weight first.
+Where a layer is a MatMul, Gemm, Gather or Conv of its weight, the update takes the low-rank path beside
+it, (x A) B; elsewhere (weights that are computed with) the graph adds B A to the weight in every run.
 Every input has an initializer as its default, as Olive's ExtractAdapters writes them: rank 0 for the
 factors, so that a session without an adapter runs the base. No torch.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edge_pslora.errors import ModelError
+from edge_pslora.exporters.adapter_convolution import constant, convolution_path, following_norm
 from edge_pslora.exporters.lora_factors import Array
 
 _SWAPPED = [1, 0]
@@ -120,13 +121,9 @@ def _update(graph: ir.Graph, weight: ir.Value, inputs: FactorInputs, rank: str) 
         else:
             uses = ((node, position),)
             paths = [_low_path(node, position, inputs.transposed, swapped=False)]
-        if (
-            uses
-            and all(paths)
-            and not any(v.is_graph_output() for v in node.outputs[:1] if _is_swap(node))
-        ):
+        if uses and all(paths):
             for consumer, _ in uses:
-                _add_beside(consumer, A, B)
+                _add_beside(consumer, A, B, shape)
         else:
             rest.append((node, position))
     if rest:
@@ -143,7 +140,7 @@ def _is_swap(node: ir.Node) -> bool:
 
 
 def _low_path(node: ir.Node, position: int, transposed: bool, *, swapped: bool) -> bool:
-    """Whether the node computes x W for the matrix W [in, out], or gathers its rows."""
+    """Whether the node computes x W for the matrix W [in, out], gathers its rows, or convolves with it."""
     as_matrix = transposed != swapped  # what the node sees is [in, out]
     if node.domain or position != (0 if node.op_type == "Gather" else 1):
         return False
@@ -154,25 +151,32 @@ def _low_path(node: ir.Node, position: int, transposed: bool, *, swapped: bool) 
     if node.op_type == "Gemm":
         plain = _int(node, "transA", 0) == 0 and _float(node, "alpha") == 1.0
         return plain and as_matrix != bool(_int(node, "transB", 0))
+    if node.op_type == "Conv":
+        return not transposed and _int(node, "group", 1) == 1
     return False
 
 
-def _add_beside(node: ir.Node, A: ir.Value, B: ir.Value) -> None:
-    """y becomes y + (x A) B."""
-    result = node.outputs[0]
-    name = result.name or ""
-    uses = tuple(result.uses())
-    if node.op_type == "Gather":
-        first = ir.node("Gather", [A, node.inputs[1]], {"axis": 0}, num_outputs=1)
+def _add_beside(node: ir.Node, A: ir.Value, B: ir.Value, shape: Sequence[int]) -> None:
+    """y becomes y + (x A) B; shape: of the weight."""
+    end = node
+    if node.op_type == "Conv":
+        norm = following_norm(node)
+        end = node if norm is None else norm
+        path = convolution_path(node, norm, A, B, shape)
+    elif node.op_type == "Gather":
+        path = [ir.node("Gather", [A, node.inputs[1]], {"axis": 0}, num_outputs=1)]
     else:
-        first = ir.node("MatMul", [node.inputs[0], A], num_outputs=1)
-    second = ir.node("MatMul", [first.outputs[0], B], num_outputs=1)
-    total = ir.node("Add", [result, second.outputs[0]], num_outputs=1)
-    _name((first, second, total), name, ("lora_xa", "lora_xab", "lora_sum"))
-    graph = node.graph
+        path = [ir.node("MatMul", [node.inputs[0], A], num_outputs=1)]
+    if node.op_type != "Conv":
+        path.append(ir.node("MatMul", [path[0].outputs[0], B], num_outputs=1))
+    result = end.outputs[0]
+    name, uses = result.name or "", tuple(result.uses())
+    path.append(ir.node("Add", [result, path[-1].outputs[0]], num_outputs=1))
+    _name(path, name)
+    graph = end.graph
     assert graph is not None
-    graph.insert_after(node, (first, second, total))
-    added = total.outputs[0]
+    graph.insert_after(end, path)
+    added = path[-1].outputs[0]
     added.shape, added.type = result.shape, result.type
     for consumer, position in uses:
         consumer.replace_input_with(position, added)
@@ -196,23 +200,17 @@ def _changed_weight(
         left, right = nodes[0].outputs[0], nodes[1].outputs[0]
     nodes.append(ir.node("MatMul", [left, right], num_outputs=1))
     if len(shape) > 2:
-        sizes = ir.Value(
-            name=f"{name}.lora_shape",
-            shape=ir.Shape([len(shape)]),
-            type=ir.TensorType(ir.DataType.INT64),
-            const_value=ir.tensor(np.array(shape, np.int64), name=f"{name}.lora_shape"),
-        )
-        graph.initializers.add(sizes)
+        sizes = constant(graph, f"{name}.lora_shape", np.array(shape, np.int64))
         nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], sizes], num_outputs=1))
     nodes.append(ir.node("Add", [weight, nodes[-1].outputs[0]], num_outputs=1))
-    _name(nodes, name, [f"lora_step_{k}" for k in range(len(nodes))])
+    _name(nodes, name)
     graph.insert_before(graph[0], nodes)
     return nodes[-1].outputs[0]
 
 
-def _name(nodes: Sequence[ir.Node], stem: str, ends: Sequence[str]) -> None:
-    for node, end in zip(nodes, ends, strict=True):
-        node.name = node.outputs[0].name = f"{stem}.{end}"
+def _name(nodes: Sequence[ir.Node], stem: str) -> None:
+    for index, node in enumerate(nodes):
+        node.name = node.outputs[0].name = f"{stem}.lora_{index}"
 
 
 def _input(
