@@ -36,11 +36,11 @@ def convolution_path(
     """
     graph = node.graph
     assert graph is not None
-    stem, ones = node.inputs[1].name, [1] * (len(shape) - 2)  # type: ignore[union-attr]
+    stem, ones = node.inputs[1].name, [1] * (len(shape) - 2)
     path: list[ir.Node] = []
 
     def then(op_type: str, inputs: Sequence[ir.Value | None], **attributes: object) -> ir.Value:
-        path.append(ir.node(op_type, inputs, attributes, num_outputs=1))  # type: ignore[arg-type]
+        path.append(ir.node(op_type, inputs, attributes, num_outputs=1))
         return path[-1].outputs[0]
 
     if norm is not None:
