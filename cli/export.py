@@ -98,7 +98,16 @@ MaxDrop = Annotated[
     float,
     typer.Option(
         metavar="FRACTION",
-        help="What quantising may cost; 0.01 = one point. Default: 0.01.",
+        help="What quantising, or the rank of an ort-adapter, may cost; 0.01 = one point. Default: 0.01.",
+        rich_help_panel=FILES,
+    ),
+]
+Generations = Annotated[
+    int,
+    typer.Option(
+        metavar="K",
+        min=1,
+        help="How many generations ort-adapter holds: the chosen one and those before. Default: 1.",
         rich_help_panel=FILES,
     ),
 ]
@@ -124,6 +133,7 @@ def export(
     kv_cache: KvCache = False,
     quantize: Quantize = None,
     max_drop: MaxDrop = DEFAULT_DROP,
+    generations: Generations = 1,
     data: Data = None,
     patch: Patch = None,
     overwrite: Overwrite = False,
@@ -142,6 +152,7 @@ def export(
         quantize=quantize,
         max_drop=max_drop,
         free_image_size=free_image_size,
+        generations=generations,
         patch=patch,
     )
     with working(quiet=quiet, debug=debug):

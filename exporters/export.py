@@ -13,6 +13,7 @@ from typing import Any
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters.export_delta import export_delta
 from edge_pslora.exporters.export_folder import published_folder
+from edge_pslora.exporters.export_model import export_model
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.exporters.export_peft import export_peft
 from edge_pslora.workspace import durable, layout
@@ -131,11 +132,7 @@ def _export_onnx(job: ExportJob) -> Facts:
 
 
 def _export_safetensors(job: ExportJob) -> Facts:
-    files.copy_published(job.chosen, layout.MODEL, job.staged / layout.MODEL)
-    files.copy_side_files(job.opened, job.chosen, job.staged)
-    files.write_head(job.chosen, job.staged)
-    files.write_export_card(job.opened, job.chosen, job.staged)
-    return {}
+    return {"notes": export_model(job.opened, job.chosen, job.staged)}
 
 
 def _export_peft(job: ExportJob) -> Facts:

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_pslora.errors import AdapterError, GateRefusedError, UsageError
 from edge_pslora.exporters.delta_onnx import onnx_part
-from edge_pslora.exporters.export_peft import weight_name
+from edge_pslora.exporters.generation_update import stored_names, weight_name
 from edge_pslora.exporters.lora_factors import Array
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
 from edge_pslora.update.delta import RULES, Delta, DeltaLayer
@@ -103,7 +103,7 @@ def _described(
     factors: dict[str, tuple[Array, Array]] = {}
     layers: list[DeltaLayer] = []
     for path, layer in adapter.layers.items():
-        name = weight_name(path, layer.kind, after)
+        name = weight_name(path, layer.kind, stored_names(opened), after)
         A, B = layer.A.reshape(layer.rank, -1), layer.B.reshape(len(layer.B), -1)
         factors[name] = A, B
         layers.append(DeltaLayer(name, layer.kind, layer.rank))

@@ -69,7 +69,7 @@ def copy_side_files(opened: Workspace, chosen: Generation, staged: Path) -> None
             continue
         copy_verified(opened.base / name, staged / name, entry)
         if name == CONFIG_FILE and headed:
-            config = config_with_labels(staged / name, chosen.labels)
+            config = config_with_labels(staged / name, chosen.labels, opened.header.task_type)
             durable.write_bytes(staged / name, config)
 
 

@@ -23,9 +23,10 @@ class ExportOptions:
     Format onnx only: opset: of the default domain; None: as published. external_data: weights in
     model.onnx_data. kv_cache: a language model that takes and gives its keys and values. quantize: int8
     (scales of activations are found while it runs) or int8-static (they are fixed beforehand).
-    max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point. free_image_size: a
-    model of pictures that takes any height and width. patch: an earlier export's model.onnx, which gets
-    other weights and stays what it is in all else.
+    max_drop: of the headline figure by quantising, or by cutting factors (ort-adapter), as a fraction:
+    0.01 is one point. free_image_size: a model of pictures that takes any height and width. patch: an
+    earlier export's model.onnx, which gets other weights and stays what it is in all else. generations:
+    how many an ort-adapter export holds: the chosen one and those before.
     """
 
     format: Format
@@ -37,6 +38,7 @@ class ExportOptions:
     max_drop: float = DEFAULT_DROP
     patch: Path | None = None
     free_image_size: bool = False
+    generations: int = 1
 
     def __post_init__(self) -> None:
         formats, kinds = get_args(Format), get_args(Quantization)
@@ -55,6 +57,14 @@ class ExportOptions:
             self.quantize,
         )
         _require(0 <= self.max_drop <= 1, "--max-drop", "0 to 1", self.max_drop)
+        _require(self.generations >= 1, "--generations", "a number from 1", self.generations)
+        several = self.generations > 1
+        _require(
+            not several or self.format == "ort-adapter",
+            "--generations",
+            "--format ort-adapter",
+            self.format,
+        )
         for name in _ONNX_ONLY:
             flag = "--" + name.replace("_", "-")
             given = bool(getattr(self, name))

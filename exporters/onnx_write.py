@@ -80,7 +80,10 @@ def _check(proto: onnx.ModelProto, large: Mapping[str, Any]) -> None:
     light = onnx.ModelProto()
     light.CopyFrom(proto)
     take_initializers(light.graph, large)
+    inputs = {value.name for value in light.graph.input}  # a default is an input already
     for name, tensor in large.items():
+        if name in inputs:
+            continue
         shape = [int(size) for size in tensor.shape]
         light.graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape))
     try:

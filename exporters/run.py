@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from edge_pslora.errors import ModelError
+from edge_pslora.errors import AdapterError, ModelError
+from edge_pslora.exporters.adapter_file import OnnxAdapter
 
 _LOAD_ERRORS = (
     states.Fail,
@@ -42,13 +43,42 @@ _TYPES: dict[str, np.dtype[Any]] = {
 class OnnxRunner:
     """An open session; see open_onnx.
 
-    input_types: name -> dtype, in the file's order. metadata: the file's own, by key.
+    input_types: name -> dtype, in the file's order. metadata: the file's own, by key. adapter: the one
+    that is active in its runs; None: of a file that takes adapters, the base.
     """
 
     path: Path
     input_types: Mapping[str, np.dtype[Any]]
     metadata: Mapping[str, str]
     session: Any = field(repr=False)
+    adapter: OnnxAdapter | None = None
+
+    def using(self, adapter: OnnxAdapter | None) -> OnnxRunner:
+        """The same session with another adapter, or none: to switch costs nothing but this object.
+
+        Raises:
+            AdapterError: it belongs to another base, or has inputs that this file lacks.
+        """
+        if adapter is not None:
+            self._require_fit(adapter)
+        return replace(self, adapter=adapter)
+
+    def _require_fit(self, adapter: OnnxAdapter) -> None:
+        takes = {value.name for value in self.session.get_overridable_initializers()}
+        base = self.metadata.get("pslora.base_digest", "")
+        unknown = sorted(adapter.shapes.keys() - takes)
+        if base == adapter.facts.base_digest and not unknown:
+            return
+        raise AdapterError(
+            str(adapter.path),
+            expected=f"an adapter for {self.path}",
+            found=f"an input {unknown[0]} that it lacks"
+            if unknown and takes
+            else f"one for the base {adapter.facts.base_digest[:12]}, not {base[:12]}"
+            if takes
+            else "a file that takes none",
+            remedy="use the model.onnx that was exported with it",
+        )
 
     def run(self, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Logits [N, C] for one batch; each array is cast to the input's dtype.
@@ -68,7 +98,7 @@ class OnnxRunner:
             for name, dtype in self.input_types.items()
         }
         try:
-            logits: npt.NDArray[Any] = self.session.run(None, feed)[0]
+            logits: npt.NDArray[Any] = self.session.run(None, feed, self._run_options())[0]
         except _RUN_ERRORS as problem:
             raise self._refused(problem) from problem
         return logits
@@ -84,6 +114,13 @@ class OnnxRunner:
         except _VALUE_ERRORS as problem:
             raise self._refused(problem) from problem
         return values
+
+    def _run_options(self) -> Any:
+        if self.adapter is None:
+            return None
+        options = onnxruntime.RunOptions()
+        options.add_active_adapter(self.adapter.handle)
+        return options
 
     def _refused(self, problem: Exception) -> ModelError:
         return ModelError(

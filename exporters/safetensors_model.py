@@ -13,6 +13,7 @@ from edge_pslora.workspace import durable, layout, strict_json
 from edge_pslora.workspace.tensors import write_tensors
 
 CONFIG_FILE = "config.json"
+_PROBLEMS = {"multilabel": "multi_label_classification", "regression": "regression"}
 
 
 def write_merged_model(
@@ -59,9 +60,14 @@ def side_files(base_dir: Path) -> list[str]:
     return sorted(p.name for p in base_dir.iterdir() if p.is_file() and p.name not in own)
 
 
-def config_with_labels(path: Path, labels: Sequence[str]) -> bytes:
-    """config.json with id2label and label2id for a classifier of len(labels) outputs."""
+def config_with_labels(path: Path, labels: Sequence[str], task_type: str = "") -> bytes:
+    """config.json with id2label and label2id for a classifier of len(labels) outputs.
+
+    task_type: of more than one label at once, or of values: transformers has other losses for them.
+    """
     config = strict_json.read(path, limit=16 << 20, error=WorkspaceError)
     config["id2label"] = {str(index): label for index, label in enumerate(labels)}
     config["label2id"] = {label: index for index, label in enumerate(labels)}
+    if task_type in _PROBLEMS:
+        config["problem_type"] = _PROBLEMS[task_type]
     return (json.dumps(config, indent=2) + "\n").encode("ascii")

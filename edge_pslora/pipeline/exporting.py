@@ -14,6 +14,7 @@ from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
 from edge_pslora.pipeline.export_cache import write_with_cache
 from edge_pslora.pipeline.export_remade import write_remade
+from edge_pslora.pipeline.ort_adapters import write_ort_adapters
 from edge_pslora.pipeline.reopening import Reopened, reopen
 
 ModelWriter = Callable[[ExportJob, Reopened], Facts]
@@ -63,4 +64,4 @@ def _write_onnx(job: ExportJob, opened: Reopened) -> Facts:
     return ONNX_WRITERS[asked](job, opened)
 
 
-WRITERS: Mapping[Format, ModelWriter] = {"onnx": _write_onnx}
+WRITERS: Mapping[Format, ModelWriter] = {"onnx": _write_onnx, "ort-adapter": write_ort_adapters}
