@@ -12,6 +12,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.exporters.export import ExportJob, ExportResult, Facts, export_generation
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
+from edge_pslora.pipeline.export_quantized import write_quantized
 from edge_pslora.pipeline.reopening import Reopened, reopen
 
 ModelWriter = Callable[[ExportJob, Reopened], Facts]
@@ -48,4 +49,4 @@ def export_with_model(
     )
 
 
-WRITERS: Mapping[Format, ModelWriter] = {}
+WRITERS: Mapping[Format, ModelWriter] = {"onnx": write_quantized}
