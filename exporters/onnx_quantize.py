@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.exporters.export_options import Quantization
 from edge_pslora.exporters.onnx_prepare import Layer, prepare
 from edge_pslora.exporters.onnx_write import EXTERNAL_ABOVE
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.workspace.durable import storage_errors
 
 DYNAMIC: Quantization = "int8"
 # Products of 8 by 8 bits are summed in pairs of 16 bits on x86 without VNNI, and may not fit. With 7
@@ -38,6 +40,19 @@ _ACTIVATIONS = ("Clip", "Relu")
 _STATIC_OPTIONS = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]}
 _DYNAMIC_OPTIONS = {"MatMulConstBOnly": True}
 _PREPARED, _RANGES, _HALF = "prepared.onnx", "ranges.json", "half.onnx"
+
+# what onnx and onnxruntime raise derives from Exception alone
+_TOOL_ERRORS = (
+    *FOREIGN_ERRORS,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    states.Fail,
+    states.InvalidArgument,
+    states.InvalidGraph,
+    states.InvalidProtobuf,
+    states.NotImplemented,
+    states.RuntimeException,
+)
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
@@ -207,10 +222,11 @@ def _tools(folder: Path) -> Iterator[None]:
     logging.disable(logging.WARNING)
     tempfile.tempdir = str(folder)
     try:
-        yield
+        with storage_errors(folder, "temporary files"):
+            yield
     except EdgePsloraError:
         raise
-    except FOREIGN_ERRORS as problem:
+    except _TOOL_ERRORS as problem:
         raise EdgePsloraError(
             "--quantize",
             expected="a model that onnxruntime's quantiser can take",
