@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnxscript.rewriter import rewrite
@@ -105,7 +106,7 @@ def _split_gemm(graph: ir.Graph, node: ir.Node) -> None:
     made[-1].outputs[0].name = name
 
 
-def _new_weight(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _new_weight(graph: ir.Graph, name: str, array: npt.NDArray[np.float32]) -> ir.Value:
     while name in graph.initializers:  # the same weight, used in two orders of its axes
         name += "_"
     array = np.ascontiguousarray(array)
@@ -147,4 +148,4 @@ def _makes_output(node: ir.Node) -> bool:
     users = [user for user, _ in output.uses()]
     if len(users) == 1 and users[0].op_type == "Add" and not output.is_graph_output():
         output = users[0].outputs[0]
-    return output.is_graph_output()
+    return bool(output.is_graph_output())

@@ -125,16 +125,12 @@ def quantize(
             _running(prepared, source, running, bits, path)
 
 
-def has_fixed_scales(layers: Collection[Layer], kind: Quantization) -> bool:
-    """Whether these layers need samples."""
-    return bool(_split(layers, kind, [layer.name for layer in layers])[0])
-
-
 def _split(
     layers: Collection[Layer], kind: Quantization, chosen: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Names of the chosen layers with fixed scales, and of those with scales found while running."""
-    fixed, running = [], []
+    fixed: list[str] = []
+    running: list[str] = []
     for layer in layers:
         if layer.name in chosen:
             found_running = kind == DYNAMIC and layer.op_type in _DYNAMIC_OPS
