@@ -43,7 +43,8 @@ class ExportResult:
 
     facts: what the format's writer measured, JSON values by name; format peft: max_relative_error, the
         largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
-        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases).
+        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases). "timings":
+        what was timed here; it is not in export.json, so that equal exports give equal bytes.
     """
 
     out: str

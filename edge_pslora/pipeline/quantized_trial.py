@@ -20,13 +20,14 @@ from edge_pslora.exporters.quantize_search import Found, search
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.pipeline.judging import Held, judged
+from edge_pslora.pipeline.publishing import METRIC_NAMES
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 
 MOST_JUDGED = 1000  # samples; more are thinned out evenly
 MOST_CALIBRATED = 100  # samples that scales are found with
 MOST_RATED = 16  # of these, samples that layers are ranked with
-MIX = 7
+_MIX = 7
 # A search that takes longer is given up and nothing is written: what is found must not depend on how
 # fast the machine is.
 SEARCH_SECONDS = 1800.0
@@ -34,7 +35,6 @@ SEARCH_SECONDS = 1800.0
 # there is next to nothing to win.
 HEAD_SHARE = 0.02
 _RATED_VALUES = 1 << 16  # of one sample's outputs: those of a language model would not fit
-_WORDS = {"accuracy": "accuracy", "r2": "R2", "f1": "F1", "token_accuracy": "token accuracy"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _refused(trial: Trial, found: Found, allowed: float) -> GateRefusedError:
 
 def word(trial: Trial) -> str:
     """How the headline figure is called."""
-    return _WORDS[TASKS[trial.model.memory.head.task_type].metric]
+    return METRIC_NAMES[TASKS[trial.model.memory.head.task_type].metric]
 
 
 def _headline(path: Path, held: Held, model: Reopened) -> float:
@@ -195,7 +195,7 @@ def _even(count: int, most: int) -> npt.NDArray[np.int64]:
 def _one_by_one(held: Held) -> list[tool.Batch]:
     rows = _even(len(held.targets), MOST_CALIBRATED)
     # in an order that mixes them, so that the first few stand for all
-    rows = np.concatenate([rows[k::MIX] for k in range(MIX)])
+    rows = np.concatenate([rows[k::_MIX] for k in range(_MIX)])
     batches = (held.inputs.batch(rows[k : k + 1]) for k in range(len(rows)))
     return [{name: t.numpy() for name, t in batch.items()} for batch in batches]
 
