@@ -22,7 +22,8 @@ from edge_pslora.workspace.workspace import Workspace
 
 _SPARE_BYTES = 1 << 20
 
-Facts = Mapping[str, Any]  # JSON values; "notes": sentences for the user
+# JSON values. "notes": sentences for the user; "timings": what differs from run to run, not recorded
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class ExportResult:
         largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
         own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases). Format
         delta: parent (None: the base), factors (their form), onnx (whether replay --onnx takes it),
-        delta_bytes, model_bytes.
+        delta_bytes, model_bytes. "timings": what was timed here; it is not in export.json, so that equal
+        exports give equal bytes.
     """
 
     out: str
@@ -103,12 +105,13 @@ def export_generation(
         found = dict(
             (writer or WRITERS[options.format])(ExportJob(opened, chosen, staged, options))
         )
-        notes = tuple(found.pop("notes", ()))
+        notes, timings = tuple(found.pop("notes", ())), found.pop("timings", None)
         files.write_labels(opened, chosen, staged)
         files.write_record(chosen, staged, options.format, found)
         names = sorted(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
     paths = tuple(str(out / name) for name in names)
-    return ExportResult(str(out), options.format, chosen.number, paths, notes, found)
+    facts = found if timings is None else {**found, "timings": timings}
+    return ExportResult(str(out), options.format, chosen.number, paths, notes, facts)
 
 
 def _export_onnx(job: ExportJob) -> Facts:

@@ -15,6 +15,12 @@ DEFAULT_DROP = 0.01
 OPSETS = range(18, 24)
 _ONNX_ONLY = ("opset", "external_data", "free_image_size", "kv_cache", "quantize")
 
+_APART = (
+    ("kv_cache", "quantize"),
+    ("free_image_size", "quantize"),
+    ("kv_cache", "free_image_size"),
+)
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -66,31 +72,26 @@ class ExportOptions:
             self.format,
         )
         for name in _ONNX_ONLY:
-            flag = "--" + name.replace("_", "-")
+            flag = _flag(name)
             given = bool(getattr(self, name))
             _require(not given or self.format == "onnx", flag, "--format onnx", self.format)
             _require(not (given and self.patch), flag, "nothing else beside --patch", "both")
         _require(
             self.patch is None or self.format == "onnx", "--patch", "--format onnx", self.format
         )
-        _require(
-            not (self.free_image_size and self.quantize),
-            "--free-image-size",
-            "a model in float",
-            f"--quantize {self.quantize}",
-        )
-        _require(
-            not (self.kv_cache and self.quantize),
-            "--kv-cache",
-            "a model in float",
-            f"--quantize {self.quantize}",
-        )
+        for one, other in _APART:
+            both = getattr(self, one) and getattr(self, other)
+            _require(not both, _flag(one), f"no {_flag(other)} beside it", "both")
 
     @property
     def needs_model(self) -> bool:
         """Whether the model has to be made again in torch: for another graph, or to be measured."""
         remade = self.opset is not None or self.kv_cache or self.free_image_size
         return remade or self.quantize is not None or self.format == "ort-adapter"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _require(condition: bool, where: str, expected: str, found: object) -> None:

@@ -13,6 +13,7 @@ from edge_pslora.exporters.export import ExportJob, ExportResult, Facts, export_
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
 from edge_pslora.pipeline.export_cache import write_with_cache
+from edge_pslora.pipeline.export_quantized import write_quantized
 from edge_pslora.pipeline.export_remade import write_remade
 from edge_pslora.pipeline.ort_adapters import write_ort_adapters
 from edge_pslora.pipeline.reopening import Reopened, reopen
@@ -53,9 +54,10 @@ def export_with_model(
 
 # option of --format onnx -> its writer; the first that was asked for
 ONNX_WRITERS: Mapping[str, ModelWriter] = {
-    "opset": write_remade,
-    "free_image_size": write_remade,
+    "quantize": write_quantized,
     "kv_cache": write_with_cache,
+    "free_image_size": write_remade,
+    "opset": write_remade,
 }
 
 

@@ -28,7 +28,7 @@ from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.workspace import Workspace
 
 # how the report calls the headline figure
-_METRIC_NAMES = {
+METRIC_NAMES = {
     "accuracy": "accuracy",
     "r2": "R2",
     "f1": "F1",
@@ -114,7 +114,7 @@ def _context(
         model=str(workspace.header.source.get("reference") or workspace.header.source["kind"]),
         created=created,
         parent=None if parent is None else parent.number,
-        metric=_METRIC_NAMES[metrics["metric"]],
+        metric=METRIC_NAMES[metrics["metric"]],
         accuracy_before=metrics["accuracy_before"],
         accuracy_after=metrics["accuracy_after"],
         anchor_before=metrics["anchor_before"],
