@@ -23,8 +23,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.exporters.export_options import Quantization
+from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE
 from edge_pslora.exporters.onnx_prepare import Layer, prepare
-from edge_pslora.exporters.onnx_write import EXTERNAL_ABOVE
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 from edge_pslora.workspace.durable import storage_errors
 

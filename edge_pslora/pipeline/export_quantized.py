@@ -19,7 +19,8 @@ from edge_pslora.errors import UsageError
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters import onnx_quantize as tool
 from edge_pslora.exporters.export import ExportJob, Facts
-from edge_pslora.exporters.onnx_export import LAYOUT_KEY, export_onnx
+from edge_pslora.exporters.onnx_export import export_onnx
+from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_latency import Compared, side_by_side
 from edge_pslora.exporters.onnx_write import write_model
 from edge_pslora.exporters.run import open_onnx
