@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.export_patch import patch_rows
 from edge_pslora import Workspace, adapt
 from edge_pslora.config import AdaptConfig, TrainConfig
 from edge_pslora.exporters.onnx_export import export_onnx
@@ -87,3 +88,12 @@ def test_inputs_that_would_be_traced_otherwise(two_sessions, axes, names, reason
         example = {name: torch.from_numpy(np.zeros((2, 64), np.float32)) for name in names}
         found = onnx_writing._differs(file, example, axes, dict(file.metadata))
     assert found is None if reason is None else reason in str(found)
+
+
+def test_the_benchmark_measures_patches_beside_full_exports(two_sessions, tmp_path):
+    rows = {row.figure: row for row in patch_rows(two_sessions, tmp_path, 1)}
+    assert rows["full: wall time"].measured > rows["copy: wall time"].measured > 0
+    for name in ("patch, one file", "patch, two files"):
+        assert rows[f"{name} / full export"].target == 0.01
+        assert 0 < rows[f"{name} / full export"].measured < 1
+    assert list(tmp_path.iterdir()) == []
