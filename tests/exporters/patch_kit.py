@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,3 +185,17 @@ def workspace_of(kind: str, folder: Path) -> tuple[Workspace, list[Made]]:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Name -> content of the files in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def deploy(source: Path, folder: Path) -> Path:
+    """A copy of a model and its data in a new folder."""
+    folder.mkdir(parents=True)
+    for path in source.parent.glob("model.onnx*"):
+        shutil.copy(path, folder)
+    return folder / "model.onnx"
+
+
+def full(made: Made, two: bool) -> dict[str, bytes]:
+    """The bytes of a full export."""
+    source = made.two if two else made.one
+    return {p.name: p.read_bytes() for p in source.parent.glob("model.onnx*")}
