@@ -140,6 +140,8 @@ def with_tensors(
             _resize(model.graph, stub, array.shape, file.path, error)
         if array.nbytes < LARGE:
             payloads.pop(name, None)
+            for field in ("external_data", "data_location"):
+                stub.ClearField(field)
             stub.raw_data = Values(array).raw().tobytes()
         else:
             payloads[name] = same.get(name) or Values(array)
