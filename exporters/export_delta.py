@@ -34,8 +34,7 @@ Factors = Mapping[str, tuple[Array, Array]]  # tensor name -> A [r, in], B [out,
 
 
 def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping[str, Any]:
-    """Write delta.safetensors into `staged`; gives parent, factors, onnx, delta_bytes
-    and model_bytes.
+    """Write delta.safetensors into `staged`; gives the facts of format delta.
 
     Raises:
         UsageError: a generation that no receiver could replay.
@@ -53,7 +52,7 @@ def export_delta(opened: Workspace, chosen: Generation, staged: Path) -> Mapping
         base = stack.enter_context(open_tensors(base_path))
         before = base if parent_path is None else stack.enter_context(open_tensors(parent_path))
         after = stack.enter_context(open_tensors(chosen.file(layout.MODEL)))
-        delta, factors = _described(opened, chosen, parent, base, after)
+        delta, factors = _described(opened, chosen, parent, after)
         touched = {layer.name for layer in delta.layers}
         others = [name for name in after.names if name not in touched]
         kinds = {name: _change(before, after, name) for name in others}
@@ -93,7 +92,6 @@ def _described(
     opened: Workspace,
     chosen: Generation,
     parent: Generation | None,
-    base: TensorFile,
     after: TensorFile,
 ) -> tuple[Delta, Factors]:
     """The delta but for what changed beside the layers, and the factors of these."""

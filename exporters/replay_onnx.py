@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge_pslora.errors import AdapterError, ModelError
+from edge_pslora.errors import AdapterError, ModelError, UsageError
 from edge_pslora.exporters import onnx_file
 from edge_pslora.exporters.delta_onnx import expected
 from edge_pslora.exporters.lora_factors import Array
@@ -29,8 +29,17 @@ def replay_onnx(
     Raises:
         ModelError: `deployed` is not the parent generation's, or damaged; nothing was changed.
         AdapterError: as replay, or the delta has no part for ONNX files.
+        UsageError: as replay, or `out` is the ONNX file.
+        WorkspaceLockedError: another process patches a file in that folder.
     """
     deployed = deployed.absolute()
+    if out.exists() and deployed.exists() and out.samefile(deployed):
+        raise UsageError(
+            "--out",
+            expected="a file of its own",
+            found=f"{out}, which is the ONNX file",
+            remedy="change the argument",
+        )
 
     def bring(described: Delta, tensors: Mapping[str, Array]) -> None:
         if described.onnx is None:

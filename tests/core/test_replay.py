@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -121,6 +125,38 @@ def test_a_session_in_torch_and_a_receiver_in_numpy_agree(kind, shape, rule):
     left, right = (A.T, B.T) if turned else (B, A)
     update = low_rank_update(left, right, 2.0).reshape(shape)
     same_bits(next_weight(rule, base, previous, update, 3), np.ascontiguousarray(back))
+
+
+# prints a digest of updates and weights large enough for every vector loop and its remainder
+_DIGEST = """
+import hashlib, numpy as np
+from edge_pslora.core.replay import low_rank_update, next_weight
+rng, digest = np.random.default_rng(3), hashlib.sha256()
+for rows, columns, rank in ((37, 301, 8), (5, 70001, 3)):
+    left, right = (rng.normal(size=s).astype(np.float32) for s in ((rows, rank), (rank, columns)))
+    update = low_rank_update(left, right, 0.7)
+    base = rng.normal(size=(rows, columns)).astype(np.float32)
+    for rule in ("none", "average", "max_magnitude", "constructive"):
+        digest.update(next_weight(rule, base, base + base[::-1] / 9, update, 3).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_the_processors_vector_instructions():
+    """numpy with every instruction set that it chooses among at run time, and with none of them."""
+    path = (
+        "numpy._core._multiarray_umath" if np.__version__ >= "2" else "numpy.core._multiarray_umath"
+    )
+    umath = importlib.import_module(path)
+    chosen = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)]
+    found = set()
+    for disabled in ([], chosen):
+        environ = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(disabled)}
+        child = subprocess.run(
+            [sys.executable, "-c", _DIGEST], env=environ, capture_output=True, text=True, check=True
+        )
+        found.add(child.stdout)
+    assert len(found) == 1
 
 
 def test_what_overflows_is_an_error_not_a_weight():

@@ -170,6 +170,8 @@ def test_an_onnx_file_is_replaced_whole_or_not_at_all(home, tmp_path):
     content[content.index(bias) + 1] ^= 1  # a weight that no delta changes
     bad.write_bytes(content)
     attempt(2, bad, ModelError, "sha256")
+    with pytest.raises(UsageError, match="--out"):
+        replay_onnx(home / "2", base, before, deployed, deployed)
     # as a run leaves it that was killed after the ONNX file and before the weights
     shutil.copy(published(home, 2, layout.ONNX), deployed)
     replay_onnx(home / "2", base, before, out, deployed)
