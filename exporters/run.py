@@ -14,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from edge_pslora.errors import ModelError
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     states.Fail,
     states.InvalidGraph,
     states.InvalidProtobuf,
@@ -23,7 +23,7 @@ _LOAD_ERRORS = (
     states.NotImplemented,
     states.RuntimeException,
 )
-_RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
+RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
 _ERRORS_ONLY = 3  # onnxruntime's log level: its warnings are about its own optimiser
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -68,7 +68,7 @@ class OnnxRunner:
         }
         try:
             logits: npt.NDArray[Any] = self.session.run(None, feed)[0]
-        except _RUN_ERRORS as problem:
+        except RUN_ERRORS as problem:
             raise ModelError(
                 str(self.path),
                 expected="inputs that the model can compute with",
@@ -98,7 +98,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except _LOAD_ERRORS as problem:
+    except LOAD_ERRORS as problem:
         raise ModelError(
             str(path),
             expected="an ONNX file that onnxruntime can load",
