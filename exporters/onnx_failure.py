@@ -24,9 +24,13 @@ _OTHERS = (_TORCH, str(Path(__file__).parent), str(Path(logging.__file__).parent
 # A classifier's parts are `backbone` and `head`; the names that users know start below the former.
 _OWN_PREFIX = "backbone."
 _TRACED_LINE = re.compile(r'File "([^"]+)", line (\d+)')
-# colours; asides; how torch spells "any size"
-_NOISE = re.compile(r"\x1b\[[0-9;]*m|\(unhinted: .*|\(min=None, max=None\)")
-_LONGEST = 160  # characters of a reason, and of a line of code
+# colours; asides; what was asked for
+_NOISE = re.compile(
+    r"\x1b\[[0-9;]*m|\(unhinted: .*"
+    r"|Received user-specified dim hint .*, but |\[ONNXRuntimeError\] : \d+ : \w+ : "
+)
+_LONGEST = 120  # characters of a reason
+_CODE = 60  # and of a line of code
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,14 @@ class Failure:
     at: str = ""
 
     @property
+    def what(self) -> str:
+        """The reason, and what it was at."""
+        return self.reason + (f" at {self.at}" if self.at else "")
+
+    @property
     def line(self) -> str:
-        """For people."""
-        at = f" at {self.at}" if self.at else ""
-        return f"{self.reason}{at}" + (f" in {self.where}" if self.where else "")
+        """The same, and where."""
+        return self.what + (f" in {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def failure(problem: BaseException, model: nn.Module) -> Failure:
     """What went wrong, and in which of the model's modules."""
     causes = list(_causes(problem))
     spot = find_spot((pair for error in causes for pair in _frames(error)), model)
-    return Failure(spot.where, _short(_reason(causes[-1])), spot.at)
+    return Failure(spot.where, spoken(causes[-1]), spot.at)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Spot:
 
     @property
     def at(self) -> str:
-        return self.node or (f"`{_short(self.place.code)}`" if self.place.code else "")
+        return self.node or (f"`{_short(self.place.code, _CODE)}`" if self.place.code else "")
 
 
 def find_spot(frames: Iterable[tuple[FrameType, int]], model: nn.Module) -> Spot:
@@ -147,17 +155,17 @@ def one_more(
     return grown
 
 
-def _reason(problem: BaseException) -> str:
-    """The first line that says something, without colours and asides."""
+def spoken(problem: BaseException) -> str:
+    """The first line that says something, without colours and asides, and not too long."""
     reason = first_line(problem)
     lines = [line.strip(" -\t") for line in str(problem).splitlines() if line.strip()]
     if reason.endswith(":") and len(lines) > 1:  # it only announces a list
         reason = f"{type(problem).__name__}: {lines[1]}"
-    return " ".join(_NOISE.sub("", reason).split()).rstrip(".")
+    return _short(" ".join(_NOISE.sub("", reason).split()).rstrip("."))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+def _short(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _causes(problem: BaseException) -> Iterator[BaseException]:

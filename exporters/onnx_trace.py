@@ -97,7 +97,7 @@ def trace_graph(
         raise ModelError(
             f"ONNX export, {found.where.removeprefix(PREFIX) or 'the model'}",
             expected="a model that torch.export can take with free axes",
-            found=found.line,
+            found=found.what,
             remedy="avoid control flow on tensor values and fixed sizes in the model's forward",
         ) from problem
 

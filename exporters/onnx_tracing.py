@@ -15,11 +15,11 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size, one_more
+from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size, one_more, spoken
 from edge_pslora.exporters.onnx_quiet import quiet_tracer
 from edge_pslora.exporters.onnx_trace import OUTPUT, PREFIX, Request
 from edge_pslora.exporters.run import LOAD_ERRORS, RUN_ERRORS
-from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.models.failures import FOREIGN_ERRORS
 
 _FATAL_ONLY = 4  # onnxruntime's log level
 MAX_OPSET = 20  # of torch's older exporter, which is no longer developed
@@ -88,7 +88,7 @@ def _fault_at_another_size(model: bytes, request: Request) -> str:
         known = {value.name for value in session.get_inputs()}
         (found,) = session.run(None, {name: feed[name] for name in feed if name in known})
     except (*LOAD_ERRORS, *RUN_ERRORS) as problem:
-        return f"the graph is for one size: {first_line(problem)}"
+        return f"the graph is for one size: {spoken(problem)}"
     if found.shape != expected.shape:
         return f"the graph is for one size: it gives {found.shape} in the place of {expected.shape}"
     return ""
