@@ -101,7 +101,7 @@ def _program(request: Request) -> tuple[ir.Model, tuple[str, ...]]:
     raise ModelError(
         f"ONNX export, {exported.where or traced.where or 'the model'}",
         expected="a model that torch.export can take with free axes, or else tracing",
-        found=exported.line + (f"; tracing: {traced.line}" if traced != exported else ""),
+        found=exported.what + (f"; tracing: {traced.reason}" if traced != exported else ""),
         remedy="avoid control flow on tensor values and fixed sizes in the model's forward",
     )
 

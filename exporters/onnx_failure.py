@@ -7,9 +7,10 @@ module whose forward was running, or the node of the graph that was being transl
 from __future__ import annotations
 
 import linecache
+import logging
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -19,11 +20,17 @@ from torch import nn
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 
 _TORCH = str(Path(torch.__file__).parent)
+_OTHERS = (_TORCH, str(Path(__file__).parent), str(Path(logging.__file__).parent))
 # A classifier's parts are `backbone` and `head`; the names that users know start below the former.
 _OWN_PREFIX = "backbone."
 _TRACED_LINE = re.compile(r'File "([^"]+)", line (\d+)')
-_NOISE = re.compile(r"\x1b\[[0-9;]*m|\(unhinted: .*")  # colours; asides
-_LONGEST = 130  # characters of a reason, and of a line of code
+# colours; asides; what was asked for
+_NOISE = re.compile(
+    r"\x1b\[[0-9;]*m|\(unhinted: .*"
+    r"|Received user-specified dim hint .*, but |\[ONNXRuntimeError\] : \d+ : \w+ : "
+)
+_LONGEST = 120  # characters of a reason
+_CODE = 60  # and of a line of code
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,19 @@ class Failure:
     at: str = ""
 
     @property
+    def what(self) -> str:
+        """The reason, and what it was at."""
+        return self.reason + (f" at {self.at}" if self.at else "")
+
+    @property
     def line(self) -> str:
-        """For people."""
-        at = f" at {self.at}" if self.at else ""
-        return f"{self.reason}{at}" + (f" in {self.where}" if self.where else "")
+        """The same, and where."""
+        return self.what + (f" in {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True)
 class _Place:
-    """file and line of the model's own code; file "" where unknown."""
+    """file "": unknown."""
 
     file: str = ""
     line: int = 0
@@ -64,26 +75,47 @@ class _Place:
 
 def failure(problem: BaseException, model: nn.Module) -> Failure:
     """What went wrong, and in which of the model's modules."""
-    paths = {id(module): _known(name) for name, module in model.named_modules()}
-    module, place, node = "", _Place(), ""
     causes = list(_causes(problem))
-    for frame, line in (pair for error in causes for pair in _frames(error)):  # the last one counts
+    spot = find_spot((pair for error in causes for pair in _frames(error)), model)
+    return Failure(spot.where, spoken(causes[-1]), spot.at)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """module: its name, "" is the model itself, None: outside; place: the line of the model's own code;
+    node: of the graph, in words."""
+
+    module: str | None = None
+    place: _Place = _Place()
+    node: str = ""
+
+    @property
+    def where(self) -> str:
+        return (
+            f"{self.module or 'the model'} ({self.place.name})" if self.place.name else self.module
+        )
+
+    @property
+    def at(self) -> str:
+        return self.node or (f"`{_short(self.place.code, _CODE)}`" if self.place.code else "")
+
+
+def find_spot(frames: Iterable[tuple[FrameType, int]], model: nn.Module) -> Spot:
+    """Where the model is in a stack of frames, each with its line, the innermost last."""
+    paths = {id(module): _known(name) for name, module in model.named_modules()}
+    spot = Spot()
+    for frame, line in frames:
         running = paths.get(id(frame.f_locals.get("self")))
-        if running is not None:
-            module, place = running, place if _of_torch(frame) else _Place()
-        if running is not None or module:
-            place = place if _of_torch(frame) else _Place(frame.f_code.co_filename, line)
+        spot = spot if running is None else replace(spot, module=running)
+        if spot.module is not None and not _of_others(frame):
+            spot = replace(spot, place=_Place(frame.f_code.co_filename, line))
         handled = frame.f_locals.get("node")
-        if isinstance(handled, torch.fx.Node):
+        if isinstance(handled, torch.fx.Node) and handled.op != "output":
             node = f"node {handled.name} ({handled.target})"
-            module, place = _module_of(handled, model) or module, _place_of(handled)
+            spot = Spot(_module_of(handled, model) or spot.module, _place_of(handled), node)
         elif isinstance(handled, torch._C.Node):
-            node = f"node {handled.kind()}"
-            module = _scope_of(handled) or module
-    reason = " ".join(_NOISE.sub("", first_line(causes[-1])).split()).rstrip(".")
-    where = f"{module or 'the model'} ({place.name})" if place.name else module
-    at = node or (f"`{_short(place.code)}`" if place.code else "")
-    return Failure(where, _short(reason), at)
+            spot = Spot(_scope_of(handled) or spot.module, spot.place, f"node {handled.kind()}")
+    return spot
 
 
 def fixed_size(
@@ -96,7 +128,7 @@ def fixed_size(
     torch.export finds a fixed size only after it has traced everything, and does not say where.
     """
     for axis in dict.fromkeys(axis for axes in dynamic_axes.values() for axis in axes if axis):
-        grown = {n: _one_more(t, dynamic_axes.get(n, ()), axis) for n, t in example.items()}
+        grown = one_more(example, dynamic_axes, axis)
         try:
             with torch.no_grad():
                 model(**grown)
@@ -108,15 +140,32 @@ def fixed_size(
     return None
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+def one_more(
+    example: Mapping[str, torch.Tensor],
+    dynamic_axes: Mapping[str, tuple[str, ...]],
+    only: str | None = None,
+) -> dict[str, torch.Tensor]:
+    """The example with its first entry once more along every free axis, or along those called `only`."""
+    grown = {}
+    for name, tensor in example.items():
+        for position, axis in enumerate(dynamic_axes.get(name, ())):
+            if axis and only in (None, axis):
+                tensor = torch.cat([tensor, tensor.narrow(position, 0, 1)], dim=position)
+        grown[name] = tensor
+    return grown
 
 
-def _one_more(tensor: torch.Tensor, axes: tuple[str, ...], axis: str) -> torch.Tensor:
-    for position, name in enumerate(axes):
-        if name == axis:
-            tensor = torch.cat([tensor, tensor.narrow(position, 0, 1)], dim=position)
-    return tensor
+def spoken(problem: BaseException) -> str:
+    """The first line that says something, without colours and asides, and not too long."""
+    reason = first_line(problem)
+    lines = [line.strip(" -\t") for line in str(problem).splitlines() if line.strip()]
+    if reason.endswith(":") and len(lines) > 1:  # it only announces a list
+        reason = f"{type(problem).__name__}: {lines[1]}"
+    return _short(" ".join(_NOISE.sub("", reason).split()).rstrip("."))
+
+
+def _short(text: str, longest: int = _LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _causes(problem: BaseException) -> Iterator[BaseException]:
@@ -134,8 +183,9 @@ def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
         step = step.tb_next
 
 
-def _of_torch(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith((_TORCH, "<"))
+def _of_others(frame: FrameType) -> bool:
+    """Not of the model: of torch, of this exporter, of logging, or of code without a file."""
+    return frame.f_code.co_filename.startswith((*_OTHERS, "<"))
 
 
 def _module_of(node: torch.fx.Node, model: nn.Module) -> str:

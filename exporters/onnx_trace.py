@@ -11,6 +11,7 @@ from torch import nn
 
 from edge_pslora.errors import ModelError
 from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size
+from edge_pslora.exporters.onnx_fixed import where_fixed
 from edge_pslora.exporters.onnx_graph import free_axes
 from edge_pslora.exporters.onnx_quiet import quiet_exporter
 from edge_pslora.models.failures import FOREIGN_ERRORS
@@ -69,7 +70,11 @@ def by_export(request: Request) -> ir.Model | Failure:
         found = failure(problem, request.classifier)
         if found.where:
             return found
-        return fixed_size(request.classifier, request.example, request.dynamic_axes) or found
+        fixed = fixed_size(request.classifier, request.example, request.dynamic_axes)
+        if fixed is not None:
+            return fixed
+        spot = where_fixed(request.classifier, request.module, inputs, shapes)
+        return found if spot is None else Failure(spot.where, found.reason, spot.at)
 
 
 def trace_graph(
@@ -92,7 +97,7 @@ def trace_graph(
         raise ModelError(
             f"ONNX export, {found.where.removeprefix(PREFIX) or 'the model'}",
             expected="a model that torch.export can take with free axes",
-            found=found.line,
+            found=found.what,
             remedy="avoid control flow on tensor values and fixed sizes in the model's forward",
         ) from problem
 

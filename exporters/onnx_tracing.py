@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size
+from edge_pslora.exporters.onnx_failure import Failure, failure, fixed_size, one_more, spoken
 from edge_pslora.exporters.onnx_quiet import quiet_tracer
 from edge_pslora.exporters.onnx_trace import OUTPUT, PREFIX, Request
+from edge_pslora.exporters.run import LOAD_ERRORS, RUN_ERRORS
 from edge_pslora.models.failures import FOREIGN_ERRORS
 
+_FATAL_ONLY = 4  # onnxruntime's log level
 MAX_OPSET = 20  # of torch's older exporter, which is no longer developed
 
 
@@ -57,6 +60,9 @@ def by_tracing(request: Request) -> Traced | Failure:
         proto = onnx.load_model_from_string(written.getvalue())
     except FOREIGN_ERRORS as problem:
         return failure(problem, request.classifier)
+    fault = _fault_at_another_size(written.getvalue(), request)
+    if fault:
+        return Failure("", fault)
     _drop_guesses(proto)
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     _name_batch(inferred.graph, request)
@@ -64,6 +70,28 @@ def by_tracing(request: Request) -> Traced | Failure:
     if changed:
         return Failure("", f"tracing changed the weight {changed}")
     return Traced(ir.from_proto(inferred), tuple(places))
+
+
+def _fault_at_another_size(model: bytes, request: Request) -> str:
+    """What the graph does wrong for one more along every free axis; "" if nothing.
+
+    Loops over a size are traced as so many steps, which no shape in the graph shows.
+    """
+    grown = one_more(request.example, request.dynamic_axes)
+    with torch.no_grad():
+        expected = request.classifier(**grown).numpy()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    feed = {name: tensor.numpy() for name, tensor in grown.items()}
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        known = {value.name for value in session.get_inputs()}
+        (found,) = session.run(None, {name: feed[name] for name in feed if name in known})
+    except (*LOAD_ERRORS, *RUN_ERRORS) as problem:
+        return f"the graph is for one size: {spoken(problem)}"
+    if found.shape != expected.shape:
+        return f"the graph is for one size: it gives {found.shape} in the place of {expected.shape}"
+    return ""
 
 
 def _drop_guesses(proto: onnx.ModelProto) -> None:

@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.exporters.adapter_file import OnnxAdapter
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     states.Fail,
     states.InvalidGraph,
     states.InvalidProtobuf,
@@ -24,8 +24,8 @@ _LOAD_ERRORS = (
     states.NotImplemented,
     states.RuntimeException,
 )
-_RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
-_VALUE_ERRORS = (*_RUN_ERRORS, ValueError)  # the last: a missing input
+RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
+_VALUE_ERRORS = (*RUN_ERRORS, ValueError)  # the last: a missing input
 _ERRORS_ONLY = 3  # onnxruntime's log level: its warnings are about its own optimiser
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -99,7 +99,7 @@ class OnnxRunner:
         }
         try:
             logits: npt.NDArray[Any] = self.session.run(None, feed, self._run_options())[0]
-        except _RUN_ERRORS as problem:
+        except RUN_ERRORS as problem:
             raise self._refused(problem) from problem
         return logits
 
@@ -151,7 +151,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except _LOAD_ERRORS as problem:
+    except LOAD_ERRORS as problem:
         raise ModelError(
             str(path),
             expected="an ONNX file that onnxruntime can load",

@@ -14,7 +14,6 @@ from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_export import DEFAULT_OPSET, OnnxFiles, export_onnx
 from edge_pslora.exporters.parity import Parity, check_parity
-from edge_pslora.models.failures import first_line
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.judging import prove_export, require_equal
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
@@ -49,16 +48,7 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
         opset=opset,
         external_data=job.options.external_data or None,
     )
-    parities = [
-        prove_export(
-            opened.classifier,
-            written.model,
-            opened.held.inputs,
-            GateConfig(),
-            TASKS[head.task_type],
-            traced=bool(written.notes),
-        )
-    ]
+    parities = [_prove(opened, written, f"--opset {opset}")]
     notes = []
     if free:
         parity, sizes = _prove_sizes(opened, written)
@@ -72,6 +62,25 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
         "max_rel_error": max(parity.max_rel_error for parity in parities),
     }
     return {**facts, "notes": [f"equal to torch within {error:.1e}", *notes, *written.notes]}
+
+
+def _prove(opened: Reopened, written: OnnxFiles, option: str) -> Parity:
+    try:
+        return prove_export(
+            opened.classifier,
+            written.model,
+            opened.held.inputs,
+            GateConfig(),
+            TASKS[opened.memory.head.task_type],
+            traced=bool(written.notes),
+        )
+    except ModelError as problem:  # it is by the standard, and beyond this onnxruntime
+        raise ModelError(
+            option,
+            expected="a file that onnxruntime can run",
+            found=problem.found,
+            remedy=f"choose another --opset; {DEFAULT_OPSET} has the widest support",
+        ) from problem
 
 
 def _any_size(model: LoadedModel) -> dict[str, tuple[str, ...]]:
@@ -103,7 +112,7 @@ def _prove_sizes(opened: Reopened, written: OnnxFiles) -> tuple[Parity, str]:
         raise ModelError(
             "--free-image-size",
             expected=f"a model that works for other pictures than {side} x {side}",
-            found=f"one whose file does not run for them: {first_line(problem)}",
+            found=f"one whose file does not run for them: {problem.found}",
             remedy="leave it away",
         ) from problem
     require_equal(parity, written.model, GateConfig())

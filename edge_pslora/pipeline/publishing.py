@@ -158,6 +158,7 @@ def _context(
         ],
         rejected=[(row.where, row.reason) for row in dataset.rejected],
         settings=_flat(config.to_dict()),
+        notes=metrics["notes"],
     )
 
 
