@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import onnxruntime
 
 from edge_pslora.config import GateConfig
-from edge_pslora.errors import UsageError
+from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters import onnx_quantize as tool
 from edge_pslora.exporters.export import ExportJob, Facts
@@ -32,6 +33,7 @@ from edge_pslora.workspace import durable, layout
 
 QUANTIZATION_KEY = "pslora.quantization"
 MOST_TIMED = 20  # samples
+_SAME = 1e-9
 _COPIES = 8  # of the float file, for all that lies in the scratch folder
 
 
@@ -60,6 +62,7 @@ def write_quantized(job: ExportJob, model: Reopened) -> Facts:
         facts = _facts(trial, chosen)
         _write(trial, chosen, job, facts)
         written = job.staged / layout.ONNX
+        _require_judged(trial.headline(written), facts["after"])
         compared = side_by_side(source, written, trial.samples[:MOST_TIMED])
         ratio = _bytes(written) / _bytes(source)
     files.copy_side_files(job.opened, job.chosen, job.staged)
@@ -93,9 +96,21 @@ def _write(trial: Trial, chosen: Chosen, job: ExportJob, facts: Mapping[str, Any
     model = ir.load(path)
     kept = {k: v for k, v in trial.prepared.metadata.items() if k != LAYOUT_KEY}
     kept[QUANTIZATION_KEY] = json.dumps(facts, sort_keys=True)
+    passes.ClearMetadataAndDocStringPass()(model)  # which rule rewrote a node
     model.metadata_props.clear()
     model.metadata_props.update(sorted(kept.items()))
     write_model(model, job.staged / layout.ONNX, job.options.external_data or None)
+
+
+def _require_judged(written: float, judged: float) -> None:
+    """What was judged is the quantiser's file; what is shipped was written from it."""
+    if abs(written - judged) > _SAME:
+        raise EdgePsloraError(
+            "--quantize",
+            expected=f"a file that reaches what was judged, {judged:.6f}",
+            found=f"{written:.6f}; nothing was written",
+            remedy="export it in float, and report this model's architecture",
+        )
 
 
 def _facts(trial: Trial, chosen: Chosen) -> dict[str, Any]:
@@ -134,13 +149,18 @@ def _notes(
     notes = [
         f"{word(trial)} {trial.before:.4f} in float, {trial.before - drop:.4f} in {trial.kind} on "
         f"{samples} samples: a drop of {drop:.4f}, {allowed:g} allowed",
-        f"{compared.second_ms:.2f} ms instead of {compared.first_ms:.2f} ms for one sample on one thread: "
+        f"{compared.second_ms:.3g} ms instead of {compared.first_ms:.3g} ms for one sample on one thread: "
         f"{compared.speedup:.2f} times as fast (quartiles {compared.low:.2f} to {compared.high:.2f}), "
         f"{ratio:.2f} of the size",
         f"left in float: {', '.join(chosen.in_float) or 'no layer'}",
     ]
     if compared.speedup < 1:
-        notes.append("on this machine it is slower than in float: it saves space alone")
+        left = (
+            "it saves space alone"
+            if ratio < 1
+            else "and it is no smaller: the float file is better"
+        )
+        notes.append(f"on this machine it is slower than in float: {left}")
     if samples * allowed < 1 and word(trial) == "accuracy":
         notes.append(f"one sample is {1 / samples:.4f} of the figure: give more by --data")
     convolutions = any(layer.op_type == "Conv" for layer in trial.prepared.layers)

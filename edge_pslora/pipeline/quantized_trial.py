@@ -27,7 +27,7 @@ from edge_pslora.tasks import TASKS
 MOST_JUDGED = 1000  # samples; more are thinned out evenly
 MOST_CALIBRATED = 100  # samples that scales are found with
 MOST_RATED = 16  # of these, samples that layers are ranked with
-_MIX = 7
+_MIX = 7  # every how manyth sample comes next, see _one_by_one
 # A search that takes longer is given up and nothing is written: what is found must not depend on how
 # fast the machine is.
 SEARCH_SECONDS = 1800.0
@@ -85,9 +85,14 @@ class Trial:
         return [layer for layer in every if layer not in spared], spared
 
     def quantized(self, names: frozenset[str], bits: int, path: Path) -> Path:
+        """Writes `path` with these layers in int8."""
         self._check_time()
         tool.quantize(self.prepared, self.kind, names, bits, self.samples, path)
         return path
+
+    def headline(self, path: Path) -> float:
+        """The headline figure of a file on `held`."""
+        return _headline(path, self.held, self.model)
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
@@ -108,7 +113,7 @@ def choose(trial: Trial, allowed: float) -> Chosen:
     def drop_with(bits: int) -> Callable[[frozenset[str]], float]:
         def drop(in_float: frozenset[str]) -> float:
             trial.quantized(names - in_float, bits, path)
-            return trial.before - _headline(path, trial.held, trial.model)
+            return trial.before - trial.headline(path)
 
         return drop
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from edge_pslora import adapt
-from edge_pslora.pipeline import quantized_trial
+from edge_pslora.exporters.onnx_write import write_model
+from edge_pslora.pipeline import export_quantized, quantized_trial
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
 
@@ -113,6 +115,8 @@ def test_three_kinds_of_network_both_ways_run_on_a_device(
             metadata = _metadata(out / "model.onnx")
             assert json.loads(metadata["pslora.quantization"])["kind"] == kind
             assert json.loads(metadata["pslora.labels"])
+            nodes = onnx.load(out / "model.onnx").graph.node
+            assert not any(node.metadata_props or node.doc_string for node in nodes)
             assert "pslora.layout" not in metadata, (
                 "its weights are no longer those of the state dict"
             )
@@ -135,12 +139,12 @@ def test_three_kinds_of_network_both_ways_run_on_a_device(
     assert loaded == []
 
 
-def test_the_same_export_gives_the_same_bytes(texts, run, tmp_path):
+def test_the_same_export_gives_the_same_bytes_and_the_opset_is_free(two_sessions, run, tmp_path):
     for name in ("a", "b"):
-        assert _export(run, texts, tmp_path / name, "int8-static", "--max-drop", 1).code == 0
+        assert _export(run, two_sessions, tmp_path / name, "int8-static", "--max-drop", 1).code == 0
     assert kit.snapshot(tmp_path / "a") == kit.snapshot(tmp_path / "b")
     more = ("--overwrite", "--max-drop", 1, "--opset", 21, "--external-data")
-    assert _export(run, texts, tmp_path / "b", "int8", *more).code == 0
+    assert _export(run, two_sessions, tmp_path / "b", "int8", *more).code == 0
     model = onnx.load(tmp_path / "b" / "model.onnx", load_external_data=False)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 21)]
     assert (tmp_path / "b" / "model.onnx_data").is_file()
@@ -170,6 +174,22 @@ def test_a_model_that_loses_whatever_is_left_in_float_is_refused(all_wild, run, 
     assert "--max-drop" in done.facts["remedy"]
     assert list((tmp_path / "out").iterdir()) == []
     assert kit.snapshot(all_wild) == before
+
+
+def test_a_file_that_was_not_what_was_judged_is_not_published(
+    two_sessions, run, tmp_path, monkeypatch
+):
+    def broken(model, path, external_data):  # type: ignore[no-untyped-def]
+        for value in model.graph.initializers.values():
+            if value.const_value.dtype == ir.DataType.INT8:
+                value.const_value = ir.tensor(0 * value.const_value.numpy(), name=value.name)
+        return write_model(model, path, external_data)
+
+    monkeypatch.setattr(export_quantized, "write_model", broken)
+    done = _export(run, two_sessions, tmp_path / "out", "int8", "--max-drop", 0.5)
+    assert (done.code, done.facts["error"]) == (1, "EdgePsloraError")
+    assert "what was judged" in done.facts["expected"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_search_without_an_end_is_given_up(one_wild, run, tmp_path, monkeypatch):
