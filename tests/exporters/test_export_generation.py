@@ -215,6 +215,21 @@ def test_a_small_rank_leaves_an_error_and_says_so(opened: Workspace, tmp_path: P
     assert max(errors) > 1e-3
 
 
+def test_layers_that_transformers_renames_are_found_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "blocks.0.q_proj"
+    monkeypatch.setitem(SHAPES, path, SHAPES["fc"])
+    opened = new_workspace(tmp_path / "w", file_names={f"{path}.weight": "model.fc.weight"})
+    publish(opened, publish(opened, base_tensors(), layers_of(1, (path,))), layers_of(2, (path,)))
+    result = export_generation(opened.path, tmp_path / "out", ExportOptions("peft"))
+    assert result.facts["left_out"] == []
+    after = read_tensors(opened.generation(2).path / "model.safetensors")["model.fc.weight"]
+    delta = after - base_tensors()["model.fc.weight"]
+    layer = read_peft_adapter(tmp_path / "out").layers[path]
+    assert np.linalg.norm(layer.delta() - delta) <= 1.1e-3 * np.linalg.norm(delta) > 0
+
+
 def test_a_head_only_generation_has_no_adapter(tmp_path: Path) -> None:
     opened = new_workspace(tmp_path / "w")
     publish(opened, base_tensors(), {})
