@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from edge_pslora import AdaptConfig, TrainConfig, adapt
 from edge_pslora.cli.main import main
+from edge_pslora.demo_data import load_digits
 from edge_pslora.errors import GateRefusedError, UsageError
 from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.onnx_export import OnnxFiles
@@ -56,7 +58,7 @@ def test_every_example_is_run_here():
         assert path.name in MODULES or f'_run("{path.name}"' in code, path.name
 
 
-def test_adapt_table(tmp_path):
+def test_adapt_table_and_then_switch_between_its_generations(tmp_path):
     lines = _run("adapt_table.py", tmp_path)
     assert sum("promoted: True" in line for line in lines) == 3
     assert min(_number(line) for line in lines if "accuracy" in line) > 0.85
@@ -66,6 +68,14 @@ def test_adapt_table(tmp_path):
     arguments = ("export", tmp_path / "workspace", tmp_path / "out", "--format", "onnx")
     assert main([*map(str, arguments), "--kv-cache"]) == UsageError.exit_code
     assert not (tmp_path / "out").exists()
+    export_with_model(
+        tmp_path / "workspace", tmp_path / "out", ExportOptions("ort-adapter", generations=3)
+    )
+    images, labels = load_digits()
+    np.savez(tmp_path / "test.npz", x=images.reshape(len(images), -1)[::4], y=labels[::4])
+    lines = _run("switch_adapters.py", tmp_path / "out", tmp_path / "test.npz")
+    assert [line.split(", ")[1] for line in lines] == ["4 labels", "7 labels", "10 labels"]
+    assert _number(lines[0]) < 0.45 < 0.85 < _number(lines[2])
 
 
 def test_own_module_and_then_run_on_a_device(tmp_path):

@@ -60,7 +60,10 @@ def layers_of(session: int, paths: tuple[str, ...] = tuple(SHAPES)) -> dict[str,
 
 
 def publish(
-    opened: Workspace, tensors: dict[str, np.ndarray], layers: dict[str, LoraFactors]
+    opened: Workspace,
+    tensors: dict[str, np.ndarray],
+    layers: dict[str, LoraFactors],
+    bias: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """One more generation whose weights are `tensors` plus the updates of `layers`."""
     staged = opened.begin(hashlib.sha256(str(len(layers)).encode()).hexdigest())
@@ -71,7 +74,7 @@ def publish(
     write_tensors(folder / "model.safetensors", merged, {"format": "pt"})
     head = {
         "weight": np.ones((2, 8), np.float32),
-        "bias": np.zeros(2, np.float32),
+        "bias": np.full(2, bias, np.float32),
         "gram": np.eye(9, dtype=np.float32),
     }
     write_tensors(folder / "head.safetensors", head, {"labels": '["no","yes"]'})

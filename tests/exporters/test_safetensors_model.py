@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification as Bert
 
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.exporters.model_card import ModelCard, card_text
-from edge_pslora.exporters.safetensors_model import write_merged_model
+from edge_pslora.exporters.safetensors_model import config_with_labels, write_merged_model
 
 
 def save_base(folder: Path) -> Bert:
@@ -94,3 +94,20 @@ def test_card_header_holds_whatever_the_names_are() -> None:
     assert "and 10 more" in text
     assert "<b>" not in text
     assert "| a\\|b | c d |" in text
+
+
+@pytest.mark.parametrize(
+    ("task_type", "problem"),
+    [
+        ("multilabel", "multi_label_classification"),
+        ("regression", "regression"),
+        ("classification", None),
+    ],
+)
+def test_transformers_is_told_what_kind_of_task_it_is(
+    tmp_path: Path, task_type: str, problem: str | None
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    config = json.loads(config_with_labels(tmp_path / "config.json", ("a", "b"), task_type))
+    assert config.get("problem_type") == problem
+    assert config["label2id"] == {"a": 0, "b": 1}

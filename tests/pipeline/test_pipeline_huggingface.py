@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from edge_pslora import AdaptConfig, AdaptResult, TrainConfig, Workspace, adapt, evaluate
+from edge_pslora.exporters.adapter_file import open_adapter
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
-from edge_pslora.exporters.run import run_onnx
+from edge_pslora.exporters.run import open_onnx, run_onnx
+from edge_pslora.pipeline.exporting import export_with_model
 from edge_pslora.workspace.tensors import read_tensors
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
@@ -179,6 +181,40 @@ def test_a_classifier_of_the_base_is_kept_and_grows(tmp_path):
     np.testing.assert_allclose(
         _onnx_logits(generation.file("model.onnx"), tokens), logits, rtol=0, atol=1e-5
     )
+    # in a file that takes adapters it answers where none is active
+    export_with_model(tmp_path / "w", tmp_path / "ort", ExportOptions("ort-adapter"))
+    runner = open_onnx(tmp_path / "ort" / "model.onnx")
+    arrays = {name: value.numpy() for name, value in tokens.items() if name in runner.input_types}
+    with torch.no_grad():
+        bare = transformers.AutoModelForSequenceClassification.from_pretrained(base).eval()
+        np.testing.assert_allclose(runner.run(arrays), bare(**tokens).logits, rtol=0, atol=1e-5)
+    assert json.loads(runner.metadata["pslora.labels"]) == list(FIRST)
+    active = runner.using(open_adapter(tmp_path / "ort" / "generation-000002.onnx_adapter"))
+    np.testing.assert_allclose(active.run(arrays), logits, rtol=0, atol=2e-2)
+
+
+def test_a_classifier_of_unknown_labels_is_replaced_in_the_exported_folder(tmp_path):
+    """LABEL_0 and LABEL_1 say nothing: the session's head must not stand beside an old classifier."""
+    import transformers
+
+    auto = transformers.AutoModelForSequenceClassification
+    base = hf_kit.bert_folder(tmp_path / "classifier", labels=("LABEL_0", "LABEL_1"))
+    data = kit.write_jsonl(tmp_path / "0.jsonl", (*FIRST, "money"))
+    result = adapt(data, model=str(base), workspace=tmp_path / "w", config=CONFIG)
+    assert result.promoted, result.reason
+    out = tmp_path / "out"
+    export_generation(tmp_path / "w", out, ExportOptions("safetensors"))
+    model, report = auto.from_pretrained(out, local_files_only=True, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert [model.config.id2label[i] for i in range(3)] == result.metrics["labels"]
+    tokens = _tokens(out, data)
+    with torch.no_grad():
+        logits = model.eval()(**tokens).logits.numpy()
+    found = _onnx_logits(result.folder / "model.onnx", tokens)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert card.startswith('---\nlibrary_name: transformers\nbase_model: "classifier"\ntags:\n')
+    assert 'AutoModelForSequenceClassification.from_pretrained("FOLDER")' in card
 
 
 def test_pictures(tmp_path):

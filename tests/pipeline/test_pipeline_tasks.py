@@ -9,15 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
+import torch
+import transformers
 
 from edge_pslora.config import AdaptConfig, StabilityConfig, TrainConfig
 from edge_pslora.errors import ModelError, UsageError, WorkspaceError
 from edge_pslora.evaluation import evaluate
+from edge_pslora.exporters.adapter_file import open_adapter
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.pipeline import adapt
+from edge_pslora.pipeline.exporting import export_with_model
+from edge_pslora.workspace.workspace import Workspace
 from tests.families import speech_kit
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
@@ -84,6 +90,7 @@ def _prose(path: Path, topic: str, seed: int) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("family", ["smollm", "gpt2"])
 def test_a_language_model_goes_on_learning_from_plain_text(tmp_path, family):
     base = getattr(speech_kit, family)(tmp_path / "base")
@@ -114,6 +121,35 @@ def test_a_language_model_goes_on_learning_from_plain_text(tmp_path, family):
     assert logits.shape == (1, 3, len(speech_kit.VOCABULARY))
     for kind in ("onnx", "safetensors", "peft"):
         export_generation(workspace, tmp_path / kind, ExportOptions(kind))  # type: ignore[arg-type]
+    _others_load_a_language_model(base, workspace, tmp_path)
+
+
+def _others_load_a_language_model(base: Path, workspace: Path, folder: Path) -> None:
+    """transformers the merged folder, PEFT the adapter, onnxruntime base and adapters: equal logits."""
+    auto = transformers.AutoModelForCausalLM
+    merged, report = auto.from_pretrained(
+        folder / "safetensors", local_files_only=True, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert "AutoModelForCausalLM" in (folder / "safetensors" / "README.md").read_text()
+    batch = {"input_ids": torch.tensor([[5, 6, 7], [8, 5, 4]]), "attention_mask": torch.ones(2, 3)}
+    arrays = {name: value.numpy() for name, value in batch.items()}
+    published = Workspace.open(workspace).published(None)
+    expected = open_onnx(published.file("model.onnx")).run(arrays)
+    bare = auto.from_pretrained(base, local_files_only=True).eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(merged.eval()(**batch).logits, expected, atol=1e-4)
+        of_the_base = bare(**batch).logits.numpy()
+        adapted = peft.PeftModel.from_pretrained(bare, str(folder / "peft")).eval()
+        np.testing.assert_allclose(adapted(**batch).logits, expected, atol=2e-2)
+    out = folder / "ort"
+    facts = export_with_model(workspace, out, ExportOptions("ort-adapter", generations=2)).facts
+    runner = open_onnx(out / "model.onnx")
+    np.testing.assert_allclose(runner.run(arrays), of_the_base, atol=1e-4)
+    active = runner.using(open_adapter(out / facts["adapters"][-1]["file"]))
+    assert np.abs(active.run(arrays) - expected).max() <= 2e-2
+    assert np.abs(of_the_base - expected).max() > 0.1
 
 
 def test_a_language_model_runs_where_there_is_no_torch(tmp_path):
