@@ -18,7 +18,7 @@ from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
-from edge_pslora.models.types import LoadedModel
+from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.judging import prove_export
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
@@ -53,12 +53,19 @@ class Candidate:
 
 
 def write_candidate(
-    folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
+    folder: Path,
+    workspace: Workspace,
+    model: LoadedModel,
+    candidate: Candidate,
+    held: EncodedInputs | None = None,
 ) -> Parity:
     """Every file of a generation but the report, the card and the manifest; each durably.
 
+    held: samples that were not trained on, to prove the ONNX file with as well.
+
     Raises:
-        EdgePsloraError: a value that is not finite, or an ONNX file that differs from torch.
+        EdgePsloraError: a value that is not finite; GateRefusedError: an ONNX file that differs from
+            torch.
     """
     result, config = candidate.result, candidate.config
     tensors = merged_tensors(workspace.base, model, result.memory)
@@ -93,8 +100,16 @@ def write_candidate(
         folder / layout.ONNX,
         metadata=onnx_metadata(workspace, model, candidate.number, config.merge, head),
     )
-    task = TASKS[head.task_type]
-    return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
+    return prove_export(
+        classifier,
+        folder / layout.ONNX,
+        inputs,
+        config.gate,
+        TASKS[head.task_type],
+        also=held,
+        axes=model.dynamic_axes,
+        unit=head.target_scale,
+    )
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:
@@ -133,7 +148,12 @@ def session_metrics(
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
         "onnx_max_abs_error": parity.max_abs_error,
+        "onnx_max_rel_error": parity.max_rel_error,
         "onnx_agreement": parity.agreement,
+        "onnx_ties": parity.ties,
+        "onnx_dtype": parity.dtype,
+        "onnx_batch_sizes": list(parity.batch_sizes),
+        "onnx_lengths": list(parity.lengths),
         "merge_error": result.merge_error,
         "labels": list(head.labels),
         "head": head.kind,

@@ -5,7 +5,7 @@ What is judged is the file that a device will run, in onnxruntime, not the torch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 
 from edge_pslora.config import GateConfig
 from edge_pslora.core.gate import GateDecision, decide
-from edge_pslora.errors import EdgePsloraError
-from edge_pslora.exporters.parity import Parity, check_parity
+from edge_pslora.errors import GateRefusedError, ModelError
+from edge_pslora.exporters.parity import ROUNDING, Parity, check_parity
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.tasks import TASKS, Task
@@ -28,6 +28,7 @@ from edge_pslora.training.head import Head
 
 BATCH = 32
 PARITY_BATCHES = (1, 7)
+_KEPT = "the old model was kept, forced or not; report the model's architecture"
 
 
 @dataclass(frozen=True)
@@ -97,31 +98,76 @@ def judged(
 
 
 def prove_export(
-    classifier: Classifier, path: Path, inputs: EncodedInputs, config: GateConfig, task: Task
+    classifier: Classifier,
+    path: Path,
+    inputs: EncodedInputs,
+    config: GateConfig,
+    task: Task,
+    *,
+    also: EncodedInputs | None = None,
+    axes: Mapping[str, tuple[str, ...]] | None = None,
+    unit: float = 1.0,
 ) -> Parity:
     """torch against onnxruntime on this generation's own data, at two batch sizes and lengths.
 
+    Args:
+        also: further samples, proven likewise: held-out ones, beside those that were trained on.
+        axes: the model's free axes, see LoadedModel: where all samples have one length and the model
+            takes any, one of them is shortened.
+        unit: of an output; what the absolute limit is counted in.
+
     Raises:
-        EdgePsloraError: they differ by more than the configured error, or in a prediction.
+        GateRefusedError: they differ by more than the configured error, or in a decision that is no
+            tie, or the file does not run at one of the sizes. `--force` does not help.
     """
-    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
-    # the shortest and the longest samples: other shapes than the example that was traced
+    free = [name for name, names in (axes or {}).items() if len(names) > 1]
     batches = [
-        inputs.batch(order[:size] if i == 0 else order[-size:])
-        for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
+        batch
+        for samples in (inputs, also)
+        if samples is not None and len(samples)
+        for batch in _short_and_long(samples, free)
     ]
     threads = torch.get_num_threads()
-    parity = check_parity(classifier, path, batches, threads=threads, predict=task.predict)
-    equal = parity.max_abs_error <= config.max_onnx_abs_error
-    if not (equal or parity.max_rel_error <= config.max_onnx_rel_error):
-        raise EdgePsloraError(
-            str(path),
-            expected=f"outputs equal to torch's within {config.max_onnx_abs_error:.1e}, "
-            f"or {config.max_onnx_rel_error:.1e} of the largest",
-            found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
-            remedy="the old model was kept; report the model's architecture",
+    try:
+        parity = check_parity(
+            classifier, path, batches, threads=threads, predict=task.predict, margin=task.margin
         )
-    return parity
+    except ModelError as problem:
+        raise GateRefusedError(
+            str(path),
+            expected="a file that runs at every batch size and length",
+            found=problem.found,
+            remedy=_KEPT,
+        ) from problem
+    lengths = tuple(batch[free[0]].shape[1] for batch in batches) if free else ()
+    absolute, relative = config.max_onnx_abs_error * unit, config.max_onnx_rel_error
+    if parity.dtype in ("float16", "bfloat16"):
+        absolute, relative = ROUNDING[parity.dtype] * unit, ROUNDING[parity.dtype]
+    if not parity.within(absolute, relative):
+        raise GateRefusedError(
+            str(path),
+            expected=f"outputs equal to torch's within {absolute:.1e}, or {relative:.1e} of the largest",
+            found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
+            remedy=_KEPT,
+        )
+    if parity.differing:
+        raise GateRefusedError(
+            str(path),
+            expected="torch's predictions wherever its outputs are not level",
+            found=f"{parity.differing} others ({parity.agreement:.2%} agree, {parity.ties} are level)",
+            remedy=_KEPT,
+        )
+    return replace(parity, lengths=lengths)
+
+
+def _short_and_long(inputs: EncodedInputs, free: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+    """The shortest and the longest samples: other shapes than the example that was traced."""
+    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
+    few, many = (min(size, len(order)) for size in PARITY_BATCHES)
+    short, long = inputs.batch(order[:few]), inputs.batch(order[-many:])
+    if free and short[free[0]].shape[1] == long[free[0]].shape[1] > 2:
+        short |= {name: short[name][:, :-1] for name in free}
+    return [short, long]
 
 
 def judge(
