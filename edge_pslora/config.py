@@ -189,8 +189,10 @@ class BudgetConfig:
 class GateConfig:
     """Promotion rules. Fractions of accuracy (0.01 = one point); p below `significance` counts.
 
-    max_onnx_abs_error: of an output, torch against onnxruntime. max_onnx_rel_error: the same as a share
-    of the largest output: float32 has seven digits, and a language model's logits reach 100.
+    max_onnx_abs_error: of an output of a float32 graph, torch against onnxruntime, in units of the
+    targets' spread where outputs are values. max_onnx_rel_error: the same as a share of the largest
+    output: float32 has seven digits, and a language model's logits reach 100. One of the two has to
+    hold, and no prediction may differ (exporters/parity.py, also for other dtypes), forced or not.
     """
 
     max_forgetting: float = 0.01

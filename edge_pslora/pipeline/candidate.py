@@ -7,17 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.certificate import certify_signs
 from edge_pslora.data.types import Dataset
 from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
 from edge_pslora.exporters.model_card import ModelCard, write_card
+from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
-from edge_pslora.models.types import LoadedModel
+from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.onnx_writing import Exported, write_onnx
+from edge_pslora.pipeline.proving import prove_export
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
@@ -49,12 +53,19 @@ class Candidate:
 
 
 def write_candidate(
-    folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
+    folder: Path,
+    workspace: Workspace,
+    model: LoadedModel,
+    candidate: Candidate,
+    held: EncodedInputs | None = None,
 ) -> Exported:
     """Every file of a generation but the report, the card and the manifest; each durably.
 
+    held: samples that were not trained on, to prove the ONNX file with as well.
+
     Raises:
-        EdgePsloraError: a value that is not finite, or an ONNX file that differs from torch.
+        EdgePsloraError: a value that is not finite; GateRefusedError: an ONNX file that differs from
+            torch.
     """
     result, config = candidate.result, candidate.config
     tensors = merged_tensors(workspace.base, model, result.memory)
@@ -80,15 +91,29 @@ def write_candidate(
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
     classifier = with_head(model.backbone, head).eval()
+    inputs = candidate.data.inputs
+
+    def prove(path: Path, traced: bool) -> Parity:
+        return prove_export(
+            classifier,
+            path,
+            inputs,
+            config.gate,
+            TASKS[head.task_type],
+            also=held,
+            axes=model.dynamic_axes,
+            unit=head.target_scale,
+            traced=traced,
+        )
+
     return write_onnx(
         folder / layout.ONNX,
         classifier,
-        model,
-        candidate.data.inputs,
+        inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64)),
+        model.dynamic_axes,
         onnx_metadata(workspace, model, candidate.number, config.merge, head, config.to_dict()),
-        config,
-        TASKS[head.task_type],
         workspace.current(),
+        prove,
     )
 
 
@@ -132,7 +157,12 @@ def session_metrics(
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
         "onnx_max_abs_error": exported.parity.max_abs_error,
+        "onnx_max_rel_error": exported.parity.max_rel_error,
         "onnx_agreement": exported.parity.agreement,
+        "onnx_ties": exported.parity.ties,
+        "onnx_dtype": exported.parity.dtype,
+        "onnx_batch_sizes": list(exported.parity.batch_sizes),
+        "onnx_lengths": list(exported.parity.lengths),
         "onnx_graph": exported.how,
         "merge_error": result.merge_error,
         "labels": list(head.labels),

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import torch
 
 from edge_pslora.config import GateConfig
-from edge_pslora.errors import GateRefusedError, UsageError
+from edge_pslora.errors import UsageError
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters.cache_parity import check_cache
 from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_cache import export_with_cache, find_cache
-from edge_pslora.exporters.parity import Parity
-from edge_pslora.models.types import EncodedInputs
-from edge_pslora.pipeline.judging import PARITY_BATCHES
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
+from edge_pslora.pipeline.proving import require_equal, short_and_long
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.workspace import layout
 
 _MODEL = "backbone.model"  # transformers' module inside a Classifier
+
+_REMEDY = "nothing was written; export it without --kv-cache, and report the model type"
 
 
 def write_with_cache(job: ExportJob, opened: Reopened) -> Facts:
@@ -58,9 +57,10 @@ def write_with_cache(job: ExportJob, opened: Reopened) -> Facts:
     )
     threads = torch.get_num_threads()
     checks = check_cache(
-        opened.classifier, written.model, _batches(opened.held.inputs), threads=threads
+        opened.classifier, written.model, short_and_long(opened.held.inputs), threads=threads
     )
-    _require_equal(checks)
+    for name, parity in checks.items():
+        require_equal(parity, f"--kv-cache, {name}", GateConfig(), remedy=_REMEDY)
     files.copy_side_files(job.opened, job.chosen, job.staged)
     facts = {
         "kv_cache": asdict(cache),
@@ -73,24 +73,3 @@ def write_with_cache(job: ExportJob, opened: Reopened) -> Facts:
         f"equal to torch within {facts['max_abs_error']:.1e}: {', '.join(checks)}"
     )
     return {**facts, "notes": [note]}
-
-
-def _batches(inputs: EncodedInputs) -> list[dict[str, torch.Tensor]]:
-    """The shortest samples, and the longest."""
-    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
-    few, many = (min(size, len(order)) for size in PARITY_BATCHES)
-    return [inputs.batch(order[:few]), inputs.batch(order[-many:])]
-
-
-def _require_equal(checks: dict[str, Parity]) -> None:
-    limits = GateConfig()
-    for name, parity in checks.items():
-        equal = parity.max_abs_error <= limits.max_onnx_abs_error
-        if not (equal or parity.max_rel_error <= limits.max_onnx_rel_error):
-            raise GateRefusedError(
-                f"--kv-cache, {name}",
-                expected=f"logits equal to torch's within {limits.max_onnx_abs_error:.1e}, "
-                f"or {limits.max_onnx_rel_error:.1e} of the largest",
-                found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
-                remedy="nothing was written; export it without --kv-cache, and report the model type",
-            )

@@ -25,7 +25,7 @@ from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_latency import Compared, side_by_side
 from edge_pslora.exporters.onnx_write import write_model
 from edge_pslora.exporters.run import open_onnx
-from edge_pslora.pipeline.judging import prove_export
+from edge_pslora.pipeline.proving import prove_export
 from edge_pslora.pipeline.quantized_trial import Chosen, Trial, choose, word
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS

@@ -15,12 +15,13 @@ from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_export import DEFAULT_OPSET, OnnxFiles, export_onnx
 from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.judging import prove_export, require_equal
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
+from edge_pslora.pipeline.proving import require_equal, run_both
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 from edge_pslora.workspace import layout
 
+_REMEDY = "nothing was written; report the model's architecture"
 IMAGE_AXES = ("batch", "", "height", "width")  # pixels [N, 3, H, W]
 
 
@@ -66,12 +67,12 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
 
 def _prove(opened: Reopened, written: OnnxFiles, option: str) -> Parity:
     try:
-        return prove_export(
+        parity = run_both(
             opened.classifier,
             written.model,
             opened.held.inputs,
-            GateConfig(),
             TASKS[opened.memory.head.task_type],
+            axes=opened.model.dynamic_axes,
             traced=bool(written.notes),
         )
     except ModelError as problem:  # it is by the standard, and beyond this onnxruntime
@@ -81,6 +82,8 @@ def _prove(opened: Reopened, written: OnnxFiles, option: str) -> Parity:
             found=problem.found,
             remedy=f"choose another --opset; {DEFAULT_OPSET} has the widest support",
         ) from problem
+    require_equal(parity, option, GateConfig(), opened.memory.head.target_scale, _REMEDY)
+    return parity
 
 
 def _any_size(model: LoadedModel) -> dict[str, tuple[str, ...]]:
@@ -106,7 +109,12 @@ def _prove_sizes(opened: Reopened, written: OnnxFiles) -> tuple[Parity, str]:
     threads = torch.get_num_threads()
     try:
         parity = check_parity(
-            opened.classifier, written.model, resized, threads=threads, predict=task.predict
+            opened.classifier,
+            written.model,
+            resized,
+            threads=threads,
+            predict=task.predict,
+            margin=task.margin,
         )
     except ModelError as problem:  # such as padding that was worked out for the one size
         raise ModelError(
@@ -115,5 +123,6 @@ def _prove_sizes(opened: Reopened, written: OnnxFiles) -> tuple[Parity, str]:
             found=f"one whose file does not run for them: {problem.found}",
             remedy="leave it away",
         ) from problem
-    require_equal(parity, written.model, GateConfig())
+    unit = opened.memory.head.target_scale
+    require_equal(parity, "--free-image-size", GateConfig(), unit, _REMEDY)
     return parity, " and ".join(f"{height} x {width}" for height, width in sizes)

@@ -7,28 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from edge_pslora.config import GateConfig
 from edge_pslora.core.gate import GateDecision, decide
-from edge_pslora.errors import GateRefusedError
-from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
-from edge_pslora.tasks import TASKS, Task
+from edge_pslora.tasks import TASKS
 from edge_pslora.tasks.types import Measures
 from edge_pslora.training.batches import sorted_batches
-from edge_pslora.training.classifier import Classifier
 from edge_pslora.training.head import Head
 
 BATCH = 32
-PARITY_BATCHES = (1, 7)
-MOST_PROVEN = 512  # samples that a traced file is tried on
 
 
 @dataclass(frozen=True)
@@ -95,63 +88,6 @@ def judged(
         Judged(measures, task.figures(measures, held.targets, head.target_scale))
         for measures in run_measures(runner, held, head, competing or [head.labels])
     ]
-
-
-def parity_batches(inputs: EncodedInputs) -> list[dict[str, torch.Tensor]]:
-    """The shortest and the longest samples: other shapes than the example that was traced."""
-    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
-    return [
-        inputs.batch(order[:size] if i == 0 else order[-size:])
-        for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
-    ]
-
-
-def _many_batches(inputs: EncodedInputs) -> list[dict[str, torch.Tensor]]:
-    """Samples spread evenly over all, in batches and one by one."""
-    count = min(len(inputs), MOST_PROVEN)
-    spread = np.linspace(0, len(inputs) - 1, count).astype(np.int64)
-    lengths = inputs.lengths()[spread]
-    together = [spread[part] for part in sorted_batches(lengths, BATCH)]
-    alone = [spread[i : i + 1] for i in range(0, count, max(1, count // BATCH))]
-    return [inputs.batch(part) for part in (*together, *alone)]
-
-
-def prove_export(
-    classifier: Classifier,
-    path: Path,
-    inputs: EncodedInputs,
-    config: GateConfig,
-    task: Task,
-    *,
-    traced: bool = False,
-) -> Parity:
-    """torch against onnxruntime on this generation's own data, at two batch sizes and lengths.
-
-    Args:
-        traced: the file holds what one run of the model did, so that any other sample could take a way
-            that is not in it: up to MOST_PROVEN are tried, in batches and one by one.
-
-    Raises:
-        GateRefusedError: they differ by more than the configured error.
-    """
-    batches = parity_batches(inputs) + (_many_batches(inputs) if traced else [])
-    threads = torch.get_num_threads()
-    parity = check_parity(classifier, path, batches, threads=threads, predict=task.predict)
-    require_equal(parity, path, config)
-    return parity
-
-
-def require_equal(parity: Parity, path: Path, config: GateConfig) -> None:
-    """Raises GateRefusedError: the outputs differ by more than the configured error."""
-    equal = parity.max_abs_error <= config.max_onnx_abs_error
-    if not (equal or parity.max_rel_error <= config.max_onnx_rel_error):
-        raise GateRefusedError(
-            str(path),
-            expected=f"outputs equal to torch's within {config.max_onnx_abs_error:.1e}, "
-            f"or {config.max_onnx_rel_error:.1e} of the largest",
-            found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
-            remedy="the old model was kept; report the model's architecture",
-        )
 
 
 def judge(

@@ -6,29 +6,25 @@ graph that the parent's file has already. Whichever way the file was made, it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from edge_pslora.config import AdaptConfig
-from edge_pslora.errors import EdgePsloraError, ModelError, WorkspaceError
+from edge_pslora.errors import GateRefusedError, ModelError, WorkspaceError
 from edge_pslora.exporters.onnx_export import TRACED_KEY, export_onnx
 from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE
 from edge_pslora.exporters.onnx_patch import Array, with_tensors, write_patched
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
 from edge_pslora.exporters.parity import Parity
-from edge_pslora.models.types import EncodedInputs, LoadedModel
-from edge_pslora.pipeline.judging import prove_export
 from edge_pslora.pipeline.onnx_metadata import EXPORTER
-from edge_pslora.tasks import Task
 from edge_pslora.training.classifier import Classifier
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.generation import Generation
 
 Axes = Mapping[str, tuple[str, ...]]
+Prove = Callable[[Path, bool], Parity]  # the file, and whether it was made by tracing one run
 PATCHED = "patched"
 _FOREIGN = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 
@@ -45,35 +41,35 @@ class Exported:
 def write_onnx(
     path: Path,
     classifier: Classifier,
-    model: LoadedModel,
-    inputs: EncodedInputs,
+    example: Mapping[str, torch.Tensor],
+    axes: Axes,
     metadata: Mapping[str, str],
-    config: AdaptConfig,
-    task: Task,
     parent: Generation | None,
+    prove: Prove,
 ) -> Exported:
     """Writes `path` (and its data) and proves it.
 
+    Args:
+        example: inputs of a few samples. axes: the free axes of each, see LoadedModel.
+
     Raises:
-        EdgePsloraError: the file is not what torch computes, or the parent's was changed.
+        GateRefusedError: the file is not what torch computes.
+        EdgePsloraError: the parent's file was changed, or the model cannot be exported.
     """
-    example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
     how = "the first generation"
     if parent is not None:
-        how = _patch(path, classifier, example, model.dynamic_axes, metadata, parent)
+        how = _patch(path, classifier, example, axes, metadata, parent)
     if how == PATCHED:
         try:
-            return Exported(prove_export(classifier, path, inputs, config.gate, task), how)
-        except EdgePsloraError:
+            return Exported(prove(path, False), how)
+        except GateRefusedError:
             # the model's code may be another than the parent's: what counts is the traced file's proof
             how = "the parent's graph does not compute what this model does"
             for name in (layout.ONNX, layout.ONNX_DATA):
                 if path.with_name(name).exists():
                     durable.remove_file(path.with_name(name))
-    files = export_onnx(classifier, example, model.dynamic_axes, path, metadata=metadata)
-    traced = bool(files.notes)
-    parity = prove_export(classifier, path, inputs, config.gate, task, traced=traced)
-    return Exported(parity, how, files.notes)
+    files = export_onnx(classifier, example, axes, path, metadata=metadata)
+    return Exported(prove(path, bool(files.notes)), how, files.notes)
 
 
 def _patch(

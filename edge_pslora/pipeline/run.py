@@ -14,6 +14,7 @@ import torch
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
+from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
@@ -83,6 +84,7 @@ def adapt(
         The outcome; `promoted` is False when the gate refused and the old model still serves.
 
     Raises:
+        GateRefusedError: the exported file is not what torch computes; it lies in staging/refused.
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
@@ -169,7 +171,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
     )
     with stage("exporting"):
-        exported = write_candidate(staged.folder, workspace, model, candidate)
+        try:
+            exported = write_candidate(staged.folder, workspace, model, candidate, holdout.inputs)
+        except GateRefusedError:
+            workspace.refuse(staged.folder)
+            raise
     for note in exported.notes:
         run.stages.progress.say(note)
     candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))

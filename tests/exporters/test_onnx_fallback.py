@@ -18,7 +18,7 @@ from edge_pslora.errors import GateRefusedError, ModelError, UsageError
 from edge_pslora.exporters.onnx_export import EXPORTER_KEY, LAYOUT_KEY, OnnxFiles, export_onnx
 from edge_pslora.exporters.onnx_quiet import quiet_tracer
 from edge_pslora.exporters.parity import check_parity
-from edge_pslora.pipeline.judging import prove_export
+from edge_pslora.pipeline.proving import prove_export
 from edge_pslora.tasks import TASKS
 from tests.pipeline import pipeline_kit as kit
 from tests.tiny import ArrayInputs
