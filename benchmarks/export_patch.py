@@ -7,11 +7,11 @@ from pathlib import Path
 
 from benchmarks.export_subjects import Subject
 from benchmarks.export_timing import in_turn, ratios
-from benchmarks.streams.command import edge_pslora
 from benchmarks.table import Row, median_row
+from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.export_patch import patch_export
 from edge_pslora.exporters.onnx_export import export_onnx
-from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.workspace import durable, layout
 
@@ -24,8 +24,8 @@ def patch_rows(subject: Subject, again: Reopened, work: Path, repeats: int) -> l
     patch: all that `export --patch` does; copy: a durable copy of the file, what no new file beats."""
     calls = {
         FULL: _full(again, work / "full.onnx"),
-        ONE: _patch(subject, work / "one", ()),
-        TWO: _patch(subject, work / "two", ("--external-data",)),
+        ONE: _patch(subject, work / "one", external=False),
+        TWO: _patch(subject, work / "two", external=True),
         COPY: _copy(again, work / "copy.onnx"),
     }
     taken = in_turn(calls, repeats)
@@ -41,18 +41,16 @@ def patch_rows(subject: Subject, again: Reopened, work: Path, repeats: int) -> l
 
 
 def _full(again: Reopened, path: Path) -> Callable[[], object]:
-    merge = str(again.generation.manifest.config["merge"])
-    number, head = again.generation.number, again.memory.head
-    metadata = onnx_metadata(again.workspace, again.model, number, merge, head)
+    metadata = again.metadata()
     return lambda: export_onnx(
         again.classifier, again.example(), again.model.dynamic_axes, path, metadata=metadata
     )
 
 
-def _patch(subject: Subject, folder: Path, options: tuple[str, ...]) -> Callable[[], object]:
+def _patch(subject: Subject, folder: Path, *, external: bool) -> Callable[[], object]:
     """Each call brings the deployed file to the other of the last two generations."""
-    arguments = ["export", str(subject.workspace), str(folder), "--format", "onnx", *options]
-    last = int(edge_pslora(arguments, subject.imports)["generation"])
+    options = ExportOptions("onnx", external_data=external)
+    last = export_generation(subject.workspace, folder, options).generation
     turn = [last - 1, last]
 
     def run() -> None:

@@ -111,7 +111,7 @@ def write_candidate(
         classifier,
         inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64)),
         model.dynamic_axes,
-        onnx_metadata(workspace, model, candidate.number, config.merge, head, config.to_dict()),
+        onnx_metadata(workspace, model, candidate.number, config.to_dict(), head),
         workspace.current(),
         prove,
     )

@@ -12,7 +12,6 @@ from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters.cache_parity import check_cache
 from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_cache import export_with_cache, find_cache
-from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.proving import require_equal, short_and_long
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.workspace import layout
@@ -43,15 +42,12 @@ def write_with_cache(job: ExportJob, opened: Reopened) -> Facts:
             remedy="leave --kv-cache away",
         )
     cache = find_cache(opened.model.backbone.model, opened.example())
-    rule = str(job.chosen.manifest.config["merge"])
     written = export_with_cache(
         opened.classifier,
         _MODEL,
         cache,
         job.staged / layout.ONNX,
-        metadata=onnx_metadata(
-            opened.workspace, opened.model, job.chosen.number, rule, opened.memory.head
-        ),
+        metadata=opened.metadata(),
         opset=job.options.opset or 18,
         external_data=job.options.external_data or None,
     )

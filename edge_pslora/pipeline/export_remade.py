@@ -15,7 +15,6 @@ from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_export import DEFAULT_OPSET, OnnxFiles, export_onnx
 from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.proving import require_equal, run_both
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
@@ -36,16 +35,13 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
         ModelError: the model cannot be exported at this opset, or works for one size of picture only.
         GateRefusedError: the file is not what torch computes.
     """
-    head, config = opened.memory.head, job.chosen.manifest.config
     opset, free = job.options.opset or DEFAULT_OPSET, job.options.free_image_size
     written = export_onnx(
         opened.classifier,
         opened.example(),
         _any_size(opened.model) if free else opened.model.dynamic_axes,
         job.staged / layout.ONNX,
-        metadata=onnx_metadata(
-            opened.workspace, opened.model, job.chosen.number, str(config["merge"]), head, config
-        ),
+        metadata=opened.metadata(),
         opset=opset,
         external_data=job.options.external_data or None,
     )

@@ -22,24 +22,17 @@ def onnx_metadata(
     workspace: Workspace,
     model: LoadedModel,
     generation: int,
-    merge: str,
+    config: Mapping[str, Any],
     head: Head,
-    config: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The `pslora.` keys of metadata_props.
-
-    merge: the rule. config: the session's settings as AdaptConfig.to_dict gives them.
-    """
-    method = (
-        {} if config is None else {"pslora.method": json.dumps(_method(config), sort_keys=True)}
-    )
+    """The `pslora.` keys of metadata_props; config: the session's, as AdaptConfig.to_dict gives it."""
     return {
-        **method,
+        "pslora.method": json.dumps(_method(config), sort_keys=True),
         "pslora.version": VERSION,
         EXPORTER: _exporter(model, head),
         "pslora.generation": str(generation),
         "pslora.base_digest": workspace.header.base_digest,
-        "pslora.merge": merge,
+        "pslora.merge": config["merge"],
         "pslora.task_type": head.task_type,
         "pslora.labels": json.dumps(list(head.labels), ensure_ascii=False),
         "pslora.preparation": json.dumps(_preparation(model), sort_keys=True),
