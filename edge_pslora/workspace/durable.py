@@ -28,6 +28,7 @@ _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _NO_LINK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
 _COPY_CHUNK = 1 << 20
+_DISK_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ class Append:
         Raises:
             error: the source ends earlier or cannot be read.
         """
-        done = _copy_in_kernel(source, offset, self.descriptor, length)
+        position = os.lseek(self.descriptor, 0, os.SEEK_CUR)
+        done = 0
+        if (position - offset) % _DISK_BLOCK == 0 and length > 2 * _DISK_BLOCK:
+            # whole blocks can be shared, if they are asked for from their beginning on
+            done = _copy_in_kernel(source, offset, self.descriptor, -offset % _DISK_BLOCK)
+        done += _copy_in_kernel(source, offset + done, self.descriptor, length - done)
         buffer = memoryview(bytearray(min(_COPY_CHUNK, length - done)))
         while done < length:
             part = buffer[: length - done]

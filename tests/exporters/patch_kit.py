@@ -20,7 +20,9 @@ from edge_pslora.exporters import onnx_export
 from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.onnx_write import write_model
 from edge_pslora.training.classifier import Classifier
+from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.manifest import Manifest
+from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.workspace import Workspace
 
@@ -150,17 +152,34 @@ def build_operator_table_once() -> None:
     pipeline_kit.build_operator_table_once()
 
 
-def workspace_of(kind: str, folder: Path) -> tuple[Workspace, list[Made]]:
-    """Generations in folder/w, and in folder/two-1, ... as the exporter writes them in two files."""
-    build_operator_table_once()
-    (folder / "w").mkdir(parents=True)
-    base = Workspace.stage_base(folder / "w")
+def new_workspace(kind: str, path: Path) -> Workspace:
+    """Without a generation; its base digest depends on the kind alone."""
+    path.mkdir(parents=True)
+    base = Workspace.stage_base(path)
     write_tensors(base / "model.safetensors", {"x": np.ones(3, np.float32)}, {"format": "pt"})
     (base / "config.json").write_text(json.dumps({"model_type": kind}))
     source = {"kind": "factory", "modality": "table", "reference": "r", "options": {}}
-    opened = Workspace.create(
-        folder / "w", base, task_type="classification", labels=(), source=source
+    return Workspace.create(path, base, task_type="classification", labels=(), source=source)
+
+
+def publish(opened: Workspace, staged: Staged, metadata: dict[str, str]) -> Generation:
+    """What lies in the staging folder, as a generation."""
+    content = Manifest(
+        number=staged.number,
+        parent=staged.number - 1 or None,
+        task="t",
+        created="2026-01-31T12:00:00Z",
+        data_digest="",
+        base_digest=opened.header.base_digest,
+        labels=tuple(json.loads(metadata["pslora.labels"])),
     )
+    return opened.publish(staged.folder, content)
+
+
+def workspace_of(kind: str, folder: Path) -> tuple[Workspace, list[Made]]:
+    """Generations in folder/w, and in folder/two-1, ... as the exporter writes them in two files."""
+    build_operator_table_once()
+    opened = new_workspace(kind, folder / "w")
     made = []
     for number in range(1, len(LABELS[kind]) + 1):
         staged = opened.begin(hashlib.sha256(str(number).encode()).hexdigest())
@@ -168,16 +187,7 @@ def workspace_of(kind: str, folder: Path) -> tuple[Workspace, list[Made]]:
         two.parent.mkdir()
         path = staged.folder / "model.onnx"
         metadata = export(kind, number, path, two, opened.header.base_digest)
-        content = Manifest(
-            number=number,
-            parent=number - 1 or None,
-            task="t",
-            created="2026-01-31T12:00:00Z",
-            data_digest="",
-            base_digest=opened.header.base_digest,
-            labels=tuple(json.loads(metadata["pslora.labels"])),
-        )
-        one = opened.publish(staged.folder, content).path / "model.onnx"
+        one = publish(opened, staged, metadata).path / "model.onnx"
         made.append(Made(number, classifier_of(kind, number), metadata, one, two))
     return opened, made
 

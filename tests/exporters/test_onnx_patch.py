@@ -22,6 +22,7 @@ from edge_pslora.exporters.onnx_patch import patch_onnx
 from edge_pslora.exporters.onnx_read import open_model
 from edge_pslora.workspace.lock import folder_lock
 from edge_pslora.workspace.reading import FileDigest, digest_file
+from tests.exporters import patch_kit
 from tests.exporters.patch_kit import deploy, files_of, full
 
 # --- the core, without a workspace
@@ -144,6 +145,22 @@ def test_any_generation_becomes_any_other(world, tmp_path, two):
         again = patch_export(opened.path, existing, generation=b + 1)
         assert again.facts["written_bytes"] == 0
         assert files_of(existing.parent) == full(made[b], two)
+
+
+def test_generations_that_were_published_in_two_files(text, tmp_path):
+    """As those of more than 1.5 GB are; what is deployed may be the same or one file."""
+    _, made = text
+    opened = patch_kit.new_workspace("text", tmp_path / "w")
+    for number in (1, 2):
+        staged = opened.begin(hashlib.sha256(str(number).encode()).hexdigest())
+        for name, content in full(made[number - 1], True).items():
+            (staged.folder / name).write_bytes(content)
+        patch_kit.publish(opened, staged, made[number - 1].metadata)
+    for two in (False, True):
+        existing = deploy(made[0].two if two else made[0].one, tmp_path / str(two))
+        patch_export(opened.path, existing)
+        assert files_of(existing.parent) == full(made[1], two)
+        assert patch_export(opened.path, existing).facts["written_bytes"] == 0
 
 
 def test_the_command_and_the_files_beside(text, tmp_path, capsys):
