@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from edge_pslora.errors import UsageError
@@ -23,7 +24,8 @@ class ExportOptions:
     model.onnx_data. kv_cache: a language model that takes and gives its keys and values. quantize: int8
     (scales of activations are found while it runs) or int8-static (they are fixed beforehand).
     max_drop: of the headline figure by quantising, as a fraction: 0.01 is one point. free_image_size: a
-    model of pictures that takes any height and width.
+    model of pictures that takes any height and width. patch: an earlier export's model.onnx, which gets
+    other weights and stays what it is in all else.
     """
 
     format: Format
@@ -34,6 +36,7 @@ class ExportOptions:
     quantize: Quantization | None = None
     max_drop: float = DEFAULT_DROP
     free_image_size: bool = False
+    patch: Path | None = None
 
     def __post_init__(self) -> None:
         formats, kinds = get_args(Format), get_args(Quantization)
@@ -56,6 +59,10 @@ class ExportOptions:
             flag = "--" + name.replace("_", "-")
             given = bool(getattr(self, name))
             _require(not given or self.format == "onnx", flag, "--format onnx", self.format)
+            _require(not (given and self.patch), flag, "nothing else beside --patch", "both")
+        _require(
+            self.patch is None or self.format == "onnx", "--patch", "--format onnx", self.format
+        )
         _require(
             not (self.free_image_size and self.quantize),
             "--free-image-size",

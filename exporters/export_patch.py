@@ -55,7 +55,7 @@ def patch_export(workspace: Path, existing: Path, *, generation: int | None = No
         before = _number(old, opened)
         new = stack.enter_context(_published(chosen))
         notes = []
-        kept = {n: w for n, w in old.weights.items() if _same(w, new.weights.get(n))}
+        kept = onnx_file.unchanged(old.weights, new.weights)
         if before in opened.generations():
             _require_intact(old, kept, stack, opened.generation(before))
         else:
@@ -68,6 +68,10 @@ def patch_export(workspace: Path, existing: Path, *, generation: int | None = No
     paths += _side_files(opened, chosen, existing)
     if not written:
         notes.append("it was that generation already")
+    else:
+        notes.append(
+            f"{facts['kept_bytes']:,} bytes of weights kept, {written:,} from the generation"
+        )
     names = tuple(str(path) for path in paths)
     return ExportResult(str(existing), "onnx", chosen.number, names, tuple(notes), facts)
 
@@ -145,10 +149,9 @@ def _require_intact(
     """
     if before.has(layout.ONNX):
         then = stack.enter_context(_published(before))
-        rest = [name for name in old.weights if name not in kept]
-        if _one_file(old) == _one_file(then) and all(
-            _same(old.weights[name], then.weights.get(name)) for name in rest
-        ):
+        rest = {name: weight for name, weight in old.weights.items() if name not in kept}
+        same = onnx_file.unchanged(rest, then.weights)
+        if len(same) == len(rest) and _one_file(old) == _one_file(then):
             return
     expected = _digests(before)
     name = layout.ONNX_DATA if len(expected) > 1 else None
@@ -163,10 +166,6 @@ def _damaged(old: ModelFile) -> ModelError:
         found="others: it was changed after it was exported",
         remedy=_REMEDY,
     )
-
-
-def _same(weight: Stored, other: Stored | None) -> bool:
-    return other is not None and weight.equals(other)
 
 
 def _one_file(file: ModelFile) -> tuple[onnx_file.Segment, ...]:

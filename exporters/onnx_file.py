@@ -23,9 +23,12 @@ from edge_pslora.workspace.durable import Append
 from edge_pslora.workspace.reading import FileDigest, read_into
 
 LAYOUT_KEY = "pslora.layout"
+# A protobuf message ends at 2 GB; the graph itself and its strings need room too.
+EXTERNAL_ABOVE = 1_500_000_000
 LARGE = 1024  # bytes: shapes and scalars always stay in the model
 ALIGNMENT = 4096  # bytes: a runtime maps whole pages
 _BLOCK = 1 << 20
+_SMALL_BLOCK = 1 << 17
 
 # field numbers of onnx.proto
 MODEL_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
@@ -75,28 +78,42 @@ class Stored:
     def append(self, write: Append) -> None:
         write.copy(self.descriptor, self.offset, self.nbytes, self.path, error=self.error)
 
+    def read(self, start: int, into: memoryview) -> None:
+        """Its bytes from its own `start` on."""
+        read_into(self.descriptor, self.offset + start, into, self.path, error=self.error)
+
     def blocks(self, buffer: bytearray) -> Iterator[memoryview]:
         """Its bytes, a part at a time, each in the same `buffer`."""
         for start in range(0, self.nbytes, len(buffer)):
             part = memoryview(buffer)[: self.nbytes - start]
-            read_into(self.descriptor, self.offset + start, part, self.path, error=self.error)
+            self.read(start, part)
             yield part
 
-    def equals(self, other: Stored | Values) -> bool:
-        """Whether the other has the same bytes; read up to the first block that differs."""
-        if self.nbytes != other.nbytes:
-            return False
-        mine = bytearray(_BLOCK)
-        if isinstance(other, Values):
-            raw, parts = other.raw(), range(0, self.nbytes, _BLOCK)
-            theirs: Iterable[memoryview] = (raw[start : start + _BLOCK] for start in parts)
+
+def unchanged(old: Mapping[str, Stored], new: Mapping[str, Stored | Values]) -> dict[str, Stored]:
+    """Those of the old weights that have the same bytes in `new`; each read up to where it differs."""
+    # buffers that stay in the cache; equality of bytearrays is one memcmp, that of memoryviews is not
+    mine, theirs = bytearray(_SMALL_BLOCK), bytearray(_SMALL_BLOCK)
+    found = {}
+    for name, weight in old.items():
+        other = new.get(name)
+        if other is None or other.nbytes != weight.nbytes:
+            continue
+        raw = None if isinstance(other, Stored) else other.raw()
+        for start in range(0, weight.nbytes, _SMALL_BLOCK):
+            length = min(_SMALL_BLOCK, weight.nbytes - start)
+            weight.read(start, memoryview(mine)[:length])
+            if isinstance(other, Stored):
+                other.read(start, memoryview(theirs)[:length])
+            elif raw is not None:
+                theirs[:length] = raw[start : start + length]
+            if length < _SMALL_BLOCK:  # what the last weight left behind counts on neither side
+                mine[length:] = theirs[length:]
+            if mine != theirs:
+                break
         else:
-            theirs = other.blocks(bytearray(_BLOCK))
-        # arrays of numpy: comparing memoryviews goes entry by entry
-        pairs = zip(self.blocks(mine), theirs, strict=True)
-        return all(
-            np.array_equal(np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)) for a, b in pairs
-        )
+            found[name] = weight
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import onnx
 from edge_pslora.errors import InputError, ModelError
 from edge_pslora.exporters import onnx_file as layout
 from edge_pslora.exporters.onnx_file import LARGE, LAYOUT_KEY, Payload, Stored, Values
-from edge_pslora.exporters.onnx_publish import Proof, publish_model
+from edge_pslora.exporters.onnx_publish import Proof, publish_model, remove_interim
 from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
 from edge_pslora.workspace import durable
 from edge_pslora.workspace.reading import FileDigest
@@ -56,7 +56,7 @@ def patch_onnx(
     Args:
         existing: a model.onnx that this exporter wrote, its second file beside it if it has one.
         out: may be `existing`, which is then replaced in steps that a crash cannot mix (see
-            `onnx_publish`; the caller keeps other writers away); or a new path.
+            `onnx_publish`; hold `workspace.lock.folder_lock` of its folder meanwhile); or a new path.
         tensors: new values by initializer name, the model's dtype and shape; those that are not given
             stay. head.weight [C, d] and head.bias [C] may have another C than before.
         metadata: all metadata_props of the result but `pslora.layout`, which stays.
@@ -75,7 +75,10 @@ def patch_onnx(
         model, payloads = with_tensors(file, tensors, metadata, error)
         beside = file.data is not None if external is None else external
         proof = None if expected is None else proven(out, model, payloads, expected, error)
-        return write_patched(out, model, payloads, external=beside, proof=proof)
+        done = write_patched(out, model, payloads, external=beside, proof=proof)
+    if out == existing:
+        remove_interim(out, done.data)
+    return done
 
 
 def write_patched(
@@ -133,17 +136,18 @@ def with_tensors(
     stubs = {stub.name: stub for stub in model.graph.initializer}
     payloads: dict[str, Payload] = dict(file.weights)
     _check_names(file, tensors, stubs, error)
+    same = layout.unchanged(file.weights, {name: Values(array) for name, array in tensors.items()})
     for name, array in tensors.items():
         stub = stubs[name]
         if list(array.shape) != list(stub.dims):
             _resize(model.graph, stub, array.shape, file.path, error)
         if array.nbytes < LARGE:
             payloads.pop(name, None)
+            for field in ("external_data", "data_location"):
+                stub.ClearField(field)
             stub.raw_data = Values(array).raw().tobytes()
         else:
-            old = file.weights.get(name)
-            unchanged = old is not None and old.equals(Values(array))
-            payloads[name] = old if old is not None and unchanged else Values(array)
+            payloads[name] = same.get(name) or Values(array)
             stub.ClearField("raw_data")
     if any(list(stub.dims) != list(file.initializers[name].dims) for name, stub in stubs.items()):
         _check_head(model.graph, file.path, error)

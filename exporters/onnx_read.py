@@ -208,20 +208,18 @@ class _Reader:
 
     def _varint(self, start: int, end: int) -> tuple[int, int]:
         """The number at `start`, and the position after it."""
-        value = 0
-        for index in range(min(10, end - start)):
-            byte = self._byte(start + index, end)
+        longest = min(10, end - start)
+        if not (self.first <= start and start + longest <= self.first + len(self.window)):
+            size = min(_WINDOW, end - start)
+            self.window = read_exactly(self.descriptor, start, size, self.path, error=self.error)
+            self.first = start
+        value, at = 0, start - self.first
+        for index in range(longest):
+            byte = self.window[at + index]
             value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
                 return value, start + index + 1
         raise self.bad("an ONNX file", f"no protobuf field at {start}")
-
-    def _byte(self, position: int, end: int) -> int:
-        if not self.first <= position < self.first + len(self.window):
-            size = min(_WINDOW, end - position)
-            self.window = read_exactly(self.descriptor, position, size, self.path, error=self.error)
-            self.first = position
-        return self.window[position - self.first]
 
 
 def _data_path(model: onnx.ModelProto, path: Path, error: type[InputError]) -> Path | None:
@@ -294,8 +292,9 @@ def _named(
 
 def _check_weights(file: ModelFile, error: type[InputError]) -> None:
     """Each weight has the bytes that its shape and type need."""
+    stubs = file.initializers
     for name, weight in file.weights.items():
-        stub = file.initializers[name]
+        stub = stubs[name]
         try:
             itemsize = onnx.helper.tensor_dtype_to_np_dtype(stub.data_type).itemsize
         except KeyError:

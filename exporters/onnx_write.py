@@ -16,12 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from edge_pslora.errors import ModelError, UsageError
-from edge_pslora.exporters.onnx_file import LARGE, take_initializers
+from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE, LARGE, take_initializers
 from edge_pslora.exporters.onnx_publish import publish_model
 from edge_pslora.workspace.durable import Append
-
-# A protobuf message ends at 2 GB; the graph itself and its strings need room too.
-EXTERNAL_ABOVE = 1_500_000_000
 
 
 @dataclass(frozen=True)

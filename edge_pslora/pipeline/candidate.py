@@ -7,21 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.certificate import certify_signs
 from edge_pslora.data.types import Dataset
 from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
 from edge_pslora.exporters.model_card import ModelCard, write_card
-from edge_pslora.exporters.onnx_export import export_onnx
-from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.judging import prove_export
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
+from edge_pslora.pipeline.onnx_writing import Exported, write_onnx
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
@@ -52,17 +48,9 @@ class Candidate:
     imported: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Written:
-    """parity: of the ONNX file. notes: how it was made, if not as usual; sentences for the user."""
-
-    parity: Parity
-    notes: tuple[str, ...] = ()
-
-
 def write_candidate(
     folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
-) -> Written:
+) -> Exported:
     """Every file of a generation but the report, the card and the manifest; each durably.
 
     Raises:
@@ -92,20 +80,16 @@ def write_candidate(
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
     classifier = with_head(model.backbone, head).eval()
-    inputs = candidate.data.inputs
-    example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
-    files = export_onnx(
-        classifier,
-        example,
-        model.dynamic_axes,
+    return write_onnx(
         folder / layout.ONNX,
-        metadata=onnx_metadata(
-            workspace, model, candidate.number, config.merge, head, config.to_dict()
-        ),
+        classifier,
+        model,
+        candidate.data.inputs,
+        onnx_metadata(workspace, model, candidate.number, config.merge, head, config.to_dict()),
+        config,
+        TASKS[head.task_type],
+        workspace.current(),
     )
-    task, traced = TASKS[head.task_type], bool(files.notes)
-    parity = prove_export(classifier, files.model, inputs, config.gate, task, traced=traced)
-    return Written(parity, files.notes)
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:
@@ -123,7 +107,11 @@ def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors
 
 
 def session_metrics(
-    candidate: Candidate, dataset: Dataset, holdout: int, figures: dict[str, Any], parity: Parity
+    candidate: Candidate,
+    dataset: Dataset,
+    holdout: int,
+    figures: dict[str, Any],
+    exported: Exported,
 ) -> dict[str, Any]:
     """What the manifest and `--json` say of the session; JSON values only."""
     result = candidate.result
@@ -143,8 +131,9 @@ def session_metrics(
         "skipped_steps": result.log.bad_steps,
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
-        "onnx_max_abs_error": parity.max_abs_error,
-        "onnx_agreement": parity.agreement,
+        "onnx_max_abs_error": exported.parity.max_abs_error,
+        "onnx_agreement": exported.parity.agreement,
+        "onnx_graph": exported.how,
         "merge_error": result.merge_error,
         "labels": list(head.labels),
         "head": head.kind,

@@ -169,10 +169,10 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
     )
     with stage("exporting"):
-        written = write_candidate(staged.folder, workspace, model, candidate)
-    for note in written.notes:
+        exported = write_candidate(staged.folder, workspace, model, candidate)
+    for note in exported.notes:
         run.stages.progress.say(note)
-    candidate = replace(candidate, notes=(*candidate.notes, *written.notes))
+    candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
     with stage("checking"):
         new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
@@ -181,7 +181,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
-    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, written.parity)
+    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:

@@ -126,6 +126,7 @@ def link_file(source: Path, destination: Path) -> None:
             with suppress(OSError):  # the first error is the one to report
                 temporary.unlink()
             raise
+        temporary.unlink(missing_ok=True)  # renaming does nothing when both name one file already
         fsync_folder(destination.parent)
 
 
