@@ -21,8 +21,7 @@ from edge_pslora.exporters.onnx_tracing import Traced, by_tracing
 from edge_pslora.exporters.onnx_write import write_model
 
 DEFAULT_OPSET = OPSETS[0]  # the widest support
-TRACED_KEY = "pslora.traced"  # only in files that were made by tracing one run
-_OWN_KEYS = (LAYOUT_KEY, TRACED_KEY)
+EXPORTER_KEY = "pslora.exporter"  # ends in "tracing" where the other exporter was needed
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,11 @@ def export_onnx(
     _require_opset(program, opset)
     check_axes(program.graph, dynamic_axes, next(iter(dynamic_axes.values()), ())[:1])
     layout = name_initializers(program.graph, PREFIX, state)
-    made = {TRACED_KEY: "yes"} if notes else {}
-    metadata = {**metadata, LAYOUT_KEY: layout_json(layout), **made}
+    metadata = {**metadata, LAYOUT_KEY: layout_json(layout)}
+    if notes:
+        # no later generation may take this graph over: what was fixed may be another then
+        said = [metadata[EXPORTER_KEY]] if EXPORTER_KEY in metadata else []
+        metadata[EXPORTER_KEY] = "; ".join([*said, "tracing"])
     program.metadata_props.update(sorted(metadata.items()))
     data = write_model(program, path, external_data)
     return OnnxFiles(path, data, layout, notes)
@@ -144,10 +146,10 @@ def check_arguments(classifier: nn.Module, metadata: Mapping[str, str], opset: i
             found=str(opset),
             remedy="leave it at 18 for the widest support",
         )
-    if taken := [key for key in _OWN_KEYS if key in metadata]:
+    if LAYOUT_KEY in metadata:
         raise UsageError(
             "metadata",
-            expected=f"keys other than {' and '.join(_OWN_KEYS)}",
-            found=taken[0],
+            expected=f"keys other than {LAYOUT_KEY}",
+            found=LAYOUT_KEY,
             remedy="choose another key",
         )

@@ -64,7 +64,7 @@ def quiet_tracer() -> Iterator[list[str]]:
         with _no_graph_log():
             yield fixed
     for warning in caught:
-        if issubclass(warning.category, torch.jit.TracerWarning):
+        if issubclass(warning.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]
             place = f"{Path(warning.filename).name}:{warning.lineno}"
             fixed.extend([place] if place not in fixed else [])
         elif not (

@@ -47,7 +47,7 @@ def by_tracing(request: Request) -> Traced | Failure:
             torch.onnx.export(
                 request.module,
                 tuple(request.example.values()),
-                written,
+                written,  # type: ignore[arg-type]  # torch takes it, and its annotation does not say so
                 dynamo=False,
                 verbose=False,
                 opset_version=request.opset,
@@ -123,5 +123,5 @@ def _changed_weight(graph: onnx.GraphProto, request: Request) -> str:
         if name in state and tensor.name != name:
             found = torch.from_numpy(numpy_helper.to_array(tensor).copy())
             if found.dtype != state[name].dtype or not torch.equal(found, state[name].cpu()):
-                return name
+                return str(name)
     return ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from edge_pslora.errors import GateRefusedError, ModelError, WorkspaceError
-from edge_pslora.exporters.onnx_export import TRACED_KEY, export_onnx
+from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE
 from edge_pslora.exporters.onnx_patch import Array, with_tensors, write_patched
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
@@ -102,8 +102,6 @@ def _differs(
     file: ModelFile, example: Mapping[str, torch.Tensor], axes: Axes, metadata: Mapping[str, str]
 ) -> str | None:
     """Why tracing would give another graph, as far as that can be told without tracing."""
-    if TRACED_KEY in file.metadata:
-        return "the parent's was made by tracing one run"
     if file.metadata.get(EXPORTER) != metadata[EXPORTER]:
         return "the parent was exported by other versions, or with another kind of head"
     inputs = {value.name: value.type.tensor_type.shape.dim for value in file.model.graph.input}

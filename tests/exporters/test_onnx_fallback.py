@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from edge_pslora.config import GateConfig
-from edge_pslora.errors import GateRefusedError, ModelError, UsageError
+from edge_pslora.errors import GateRefusedError, ModelError
 from edge_pslora.exporters.onnx_export import EXPORTER_KEY, LAYOUT_KEY, OnnxFiles, export_onnx
 from edge_pslora.exporters.onnx_quiet import quiet_tracer
 from edge_pslora.exporters.parity import check_parity
@@ -266,10 +266,6 @@ def test_the_other_exporter_ends_at_opset_20(guarded: nn.Module, tmp_path: Path)
     assert export(guarded, tmp_path / "20.onnx", opset=20).notes
     with pytest.raises(ModelError, match=r"isnan.*tracing: tracing writes opset 20 at most"):
         export(guarded, tmp_path / "21.onnx", opset=21)
-    with pytest.raises(UsageError, match=r"pslora\.exporter"):
-        export_onnx(
-            guarded, {"x": torch.ones(2, 4)}, AXES, tmp_path / "m", metadata={EXPORTER_KEY: ""}
-        )
 
 
 def test_a_traced_file_is_proven_on_more_samples(tmp_path: Path) -> None:
