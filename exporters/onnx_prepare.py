@@ -51,6 +51,7 @@ def prepare(model: ir.Model) -> tuple[Layer, ...]:
         The layers of the main graph that can be quantised, in its order. Each of its nodes has a
         name of its own afterwards; a layer's says which module it belongs to.
     """
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for rule in _RULES:
         rewrite(model, pattern_rewrite_rules=[rule])
     graph = model.graph

@@ -161,7 +161,7 @@ def _notes(
             else "and it is no smaller: the float file is better"
         )
         notes.append(f"on this machine it is slower than in float: {left}")
-    if samples * allowed < 1 and word(trial) == "accuracy":
+    if 0 < samples * allowed < 1 and word(trial) == "accuracy":
         notes.append(f"one sample is {1 / samples:.4f} of the figure: give more by --data")
     convolutions = any(layer.op_type == "Conv" for layer in trial.prepared.layers)
     if trial.kind == tool.DYNAMIC and convolutions:

@@ -225,10 +225,13 @@ def test_a_model_without_such_layers_is_refused(tmp_path):
         prepare_file(tmp_path / "m.onnx", tmp_path)
 
 
-def test_an_integer_table_and_a_replaceable_weight_are_no_layers():
+def test_a_weight_in_a_constant_node_is_a_layer_and_one_that_callers_replace_is_not():
     model = text_model()
-    (weight,) = (i for i in model.graph.initializer if i.name == "backbone.model.down.weight")
-    model.graph.input.append(helper.make_tensor_value_info(weight.name, FLOAT, list(weight.dims)))
+    weights = {i.name: i for i in model.graph.initializer}
+    down, up = weights["backbone.model.down.weight"], weights["backbone.model.up.weight"]
+    model.graph.input.append(helper.make_tensor_value_info(down.name, FLOAT, list(down.dims)))
+    model.graph.node.insert(0, helper.make_node("Constant", [], [up.name], value=up))
+    model.graph.initializer.remove(up)
     layers = [layer.name for layer in prepare(ir.from_proto(model))]
     assert "up" in layers
     assert "down" not in layers
