@@ -19,7 +19,7 @@ from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
 from edge_pslora.models.types import EncodedInputs, LoadedModel
-from edge_pslora.pipeline.judging import prove_export
+from edge_pslora.pipeline.judging import parity_figures, prove_export
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.resources import peak_rss_bytes
@@ -147,13 +147,7 @@ def session_metrics(
         "skipped_steps": result.log.bad_steps,
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
-        "onnx_max_abs_error": parity.max_abs_error,
-        "onnx_max_rel_error": parity.max_rel_error,
-        "onnx_agreement": parity.agreement,
-        "onnx_ties": parity.ties,
-        "onnx_dtype": parity.dtype,
-        "onnx_batch_sizes": list(parity.batch_sizes),
-        "onnx_lengths": list(parity.lengths),
+        **parity_figures(parity),
         "merge_error": result.merge_error,
         "labels": list(head.labels),
         "head": head.kind,

@@ -143,12 +143,14 @@ def prove_export(
     absolute, relative = config.max_onnx_abs_error * unit, config.max_onnx_rel_error
     if parity.dtype in ("float16", "bfloat16"):
         absolute, relative = ROUNDING[parity.dtype] * unit, ROUNDING[parity.dtype]
+    parity = replace(parity, lengths=lengths)
     if not parity.within(absolute, relative):
         raise GateRefusedError(
             str(path),
             expected=f"outputs equal to torch's within {absolute:.1e}, or {relative:.1e} of the largest",
             found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
             remedy=_KEPT,
+            figures=parity_figures(parity),
         )
     if parity.differing:
         raise GateRefusedError(
@@ -156,8 +158,22 @@ def prove_export(
             expected="torch's predictions wherever its outputs are not level",
             found=f"{parity.differing} others ({parity.agreement:.2%} agree, {parity.ties} are level)",
             remedy=_KEPT,
+            figures=parity_figures(parity),
         )
-    return replace(parity, lengths=lengths)
+    return parity
+
+
+def parity_figures(parity: Parity) -> dict[str, Any]:
+    """For the manifest and `--json`: JSON values, so an error that is not finite is None."""
+    errors = {"abs": parity.max_abs_error, "rel": parity.max_rel_error}
+    return {
+        **{f"onnx_max_{n}_error": e if np.isfinite(e) else None for n, e in errors.items()},
+        "onnx_agreement": parity.agreement,
+        "onnx_ties": parity.ties,
+        "onnx_dtype": parity.dtype,
+        "onnx_batch_sizes": list(parity.batch_sizes),
+        "onnx_lengths": list(parity.lengths),
+    }
 
 
 def _short_and_long(inputs: EncodedInputs, free: Sequence[str]) -> list[dict[str, torch.Tensor]]:
