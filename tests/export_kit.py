@@ -32,6 +32,9 @@ def prepare_exports_once() -> None:
         return dict(kept(frozenset(operators)))  # the exporter takes entries out of it
 
     decompositions.create_onnx_friendly_decomposition_table = copied
+    # asked of the same few lengths and products of them a million times
+    expression = importlib.import_module("sympy").Expr
+    expression.is_number = property(functools.cache(expression.is_number.fget))
     # what is imported by now stays: the collector need not look at it during each export
     gc.collect()
     gc.freeze()

@@ -21,7 +21,7 @@ from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.onnx_writing import Exported, write_onnx
-from edge_pslora.pipeline.proving import prove_export
+from edge_pslora.pipeline.proving import parity_figures, prove_export
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
@@ -156,13 +156,7 @@ def session_metrics(
         "skipped_steps": result.log.bad_steps,
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
-        "onnx_max_abs_error": exported.parity.max_abs_error,
-        "onnx_max_rel_error": exported.parity.max_rel_error,
-        "onnx_agreement": exported.parity.agreement,
-        "onnx_ties": exported.parity.ties,
-        "onnx_dtype": exported.parity.dtype,
-        "onnx_batch_sizes": list(exported.parity.batch_sizes),
-        "onnx_lengths": list(exported.parity.lengths),
+        **parity_figures(exported.parity),
         "onnx_graph": exported.how,
         "merge_error": result.merge_error,
         "labels": list(head.labels),

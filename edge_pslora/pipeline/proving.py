@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,6 +109,7 @@ def require_equal(
             expected=f"outputs equal to torch's within {absolute:.1e}, or {relative:.1e} of the largest",
             found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
             remedy=remedy,
+            figures=parity_figures(parity),
         )
     if parity.differing:
         raise GateRefusedError(
@@ -115,7 +117,21 @@ def require_equal(
             expected="torch's predictions wherever its outputs are not level",
             found=f"{parity.differing} others ({parity.agreement:.2%} agree, {parity.ties} are level)",
             remedy=remedy,
+            figures=parity_figures(parity),
         )
+
+
+def parity_figures(parity: Parity) -> dict[str, Any]:
+    """For the manifest and `--json`: JSON values, so an error that is not finite is None."""
+    errors = {"abs": parity.max_abs_error, "rel": parity.max_rel_error}
+    return {
+        **{f"onnx_max_{n}_error": e if np.isfinite(e) else None for n, e in errors.items()},
+        "onnx_agreement": parity.agreement,
+        "onnx_ties": parity.ties,
+        "onnx_dtype": parity.dtype,
+        "onnx_batch_sizes": list(parity.batch_sizes),
+        "onnx_lengths": list(parity.lengths),
+    }
 
 
 def short_and_long(inputs: EncodedInputs, free: Sequence[str] = ()) -> list[Batch]:

@@ -173,8 +173,10 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with stage("exporting"):
         try:
             exported = write_candidate(staged.folder, workspace, model, candidate, holdout.inputs)
-        except GateRefusedError:
+        except GateRefusedError as problem:
             workspace.refuse(staged.folder)
+            serving = 0 if parent is None else parent.number
+            problem.figures |= {"generation": serving, "promoted": False, "reason": str(problem)}
             raise
     for note in exported.notes:
         run.stages.progress.say(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def test_a_prediction_that_differs_is_refused_however_small_the_error(monkeypatc
         proving.prove_export(
             nn.Identity(), Path("m.onnx"), INPUTS, GateConfig(), TASKS["classification"]
         )
+
+
+def test_what_is_not_finite_is_json_all_the_same(monkeypatch):
+    found = Parity(float("inf"), float("nan"), 0.0, (1, 7))
+    monkeypatch.setattr(judging, "check_parity", lambda *args, **more: found)
+    with pytest.raises(GateRefusedError) as caught:
+        judging.prove_export(
+            nn.Identity(), Path("m.onnx"), INPUTS, GateConfig(), TASKS["classification"]
+        )
+    facts = json.loads(json.dumps(caught.value.to_dict(), allow_nan=False))
+    assert (facts["onnx_max_abs_error"], facts["exit_code"]) == (None, 3)
 
 
 def test_every_dtype_has_limits_and_a_coarser_one_wider(monkeypatch):
@@ -175,6 +187,10 @@ def test_a_file_that_computes_something_else_is_refused(
     assert refused.code == 3
     assert refused.facts["error"] == "GateRefusedError"
     assert "outputs equal to torch's within 1.0e-04" in refused.facts["expected"]
+    assert (refused.facts["promoted"], refused.facts["generation"]) == (False, 2)
+    assert "a difference of" in refused.facts["reason"]
+    assert refused.facts["onnx_max_abs_error"] > 1e-4
+    assert refused.facts["onnx_batch_sizes"] == [1, 7, 1, 7]
     opened = Workspace.open(workspace)
     assert opened.published(None).number == 2
     assert opened.generations() == (1, 2)
