@@ -91,9 +91,9 @@ class Spot:
 
     @property
     def where(self) -> str:
-        return (
-            f"{self.module or 'the model'} ({self.place.name})" if self.place.name else self.module
-        )
+        if self.place.name:
+            return f"{self.module or 'the model'} ({self.place.name})"
+        return self.module or ""
 
     @property
     def at(self) -> str:

@@ -64,9 +64,9 @@ def test_a_prediction_that_differs_is_refused_however_small_the_error(monkeypatc
 
 def test_what_is_not_finite_is_json_all_the_same(monkeypatch):
     found = Parity(float("inf"), float("nan"), 0.0, (1, 7))
-    monkeypatch.setattr(judging, "check_parity", lambda *args, **more: found)
+    monkeypatch.setattr(proving, "check_parity", lambda *args, **more: found)
     with pytest.raises(GateRefusedError) as caught:
-        judging.prove_export(
+        proving.prove_export(
             nn.Identity(), Path("m.onnx"), INPUTS, GateConfig(), TASKS["classification"]
         )
     facts = json.loads(json.dumps(caught.value.to_dict(), allow_nan=False))
