@@ -94,8 +94,8 @@ def format_table(rows: Sequence[Row]) -> str:
 
 def _number(value: float, unit: str) -> str:
     decimals = {"s": 1, "bytes": 0, "ms": 1, "GB/s": 2}.get(unit, 3)
-    if unit == "ratio" and 0 < abs(value) < 0.01:
-        return f"{value:.2g}"  # a ratio may be as small as it likes
+    if unit in ("ratio", "absolute") and 0 < abs(value) < 0.01:
+        return f"{value:.2g}"  # these may be as small as they like
     return f"{value:.{decimals}f}"
 
 
