@@ -62,22 +62,25 @@ def patch_export(workspace: Path, existing: Path, *, generation: int | None = No
             notes.append(f"generation {before} is gone: only what is kept was verified")
         remove_interim(existing, old.data)
         written = _bring(old, new, kept, chosen)
+        beside = _side_files(opened, chosen, existing)
     paths = [existing, *([] if old.data is None else [existing.with_name(external_name(existing))])]
-    facts = {"patched_from": before, "kept_bytes": sum(w.nbytes for w in kept.values())}
-    facts["written_bytes"] = written
-    paths += _side_files(opened, chosen, existing)
-    if not written:
+    kept_bytes = sum(weight.nbytes for weight in kept.values())
+    if written is None:
         notes.append("it was that generation already")
     else:
-        notes.append(
-            f"{facts['kept_bytes']:,} bytes of weights kept, {written:,} from the generation"
-        )
-    names = tuple(str(path) for path in paths)
+        notes.append(f"{kept_bytes:,} bytes of weights kept, {written:,} from the generation")
+    facts = {"patched_from": before, "kept_bytes": kept_bytes, "written_bytes": written or 0}
+    names = tuple(str(path) for path in [*paths, *beside])
     return ExportResult(str(existing), "onnx", chosen.number, names, tuple(notes), facts)
 
 
-def _bring(old: ModelFile, new: ModelFile, kept: Mapping[str, Stored], chosen: Generation) -> int:
-    """Writes what has to be written; the bytes of large weights that did not come from the old file."""
+def _bring(
+    old: ModelFile, new: ModelFile, kept: Mapping[str, Stored], chosen: Generation
+) -> int | None:
+    """Writes what has to be written: so many bytes of large weights are not from the old file.
+
+    None: it is that generation already.
+    """
     expected = _digests(chosen)
     out, external = old.path, old.data is not None
     if len(kept) == len(new.weights) and _one_file(old) == _one_file(new):
@@ -87,7 +90,7 @@ def _bring(old: ModelFile, new: ModelFile, kept: Mapping[str, Stored], chosen: G
         if old.data is not None and old.data.name != external_name(out):  # killed on its way
             planned = onnx_file.plan(old.model, old.sizes, external_name(out))
             settle(out, old.data, planned)
-        return 0
+        return None
     payloads = {name: kept.get(name, weight) for name, weight in new.weights.items()}
     proof = proven(out, new.model, payloads, expected, WorkspaceError)
     write_patched(out, new.model, payloads, external=external, proof=proof)

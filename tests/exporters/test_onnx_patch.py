@@ -143,7 +143,7 @@ def test_any_generation_becomes_any_other(world, tmp_path, two):
         assert (result.generation, result.facts["patched_from"]) == (b + 1, a + 1)
         assert result.facts["kept_bytes"] > 0
         again = patch_export(opened.path, existing, generation=b + 1)
-        assert again.facts["written_bytes"] == 0
+        assert again.notes == ("it was that generation already",)
         assert files_of(existing.parent) == full(made[b], two)
 
 
@@ -160,7 +160,26 @@ def test_generations_that_were_published_in_two_files(text, tmp_path):
         existing = deploy(made[0].two if two else made[0].one, tmp_path / str(two))
         patch_export(opened.path, existing)
         assert files_of(existing.parent) == full(made[1], two)
-        assert patch_export(opened.path, existing).facts["written_bytes"] == 0
+        assert "already" in patch_export(opened.path, existing).notes[0]
+
+
+def test_a_generation_that_changed_nothing_large(text, tmp_path):
+    """Not a byte of its large weights is another one, and the file is."""
+    _, made = text
+    opened = patch_kit.new_workspace("text", tmp_path / "w")
+    bias = np.arange(2, dtype=np.float32)
+    for number in (1, 2):
+        staged = opened.begin(hashlib.sha256(str(number).encode()).hexdigest())
+        metadata = {**made[0].metadata, "pslora.generation": str(number)}
+        tensors = {"head.bias": bias * number}
+        patch_onnx(made[0].one, staged.folder / "model.onnx", tensors, metadata)
+        patch_kit.publish(opened, staged, metadata)
+    first, second = (opened.generation(number).path / "model.onnx" for number in (1, 2))
+    existing = deploy(first, tmp_path / "d")
+    result = patch_export(opened.path, existing)
+    assert existing.read_bytes() == second.read_bytes() != first.read_bytes()
+    assert result.facts["written_bytes"] == 0
+    assert "kept" in result.notes[0]
 
 
 def test_the_command_and_the_files_beside(text, tmp_path, capsys):
