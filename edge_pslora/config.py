@@ -13,7 +13,7 @@ MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "n
 HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
-FactorForm = Literal["int8", "bf16", "float32"]
+FactorForm = Literal["int8", "int12", "bf16", "float32"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
@@ -31,7 +31,7 @@ def _require(condition: bool, where: str, expected: str, found: object) -> None:
         raise UsageError(where, expected=expected, found=repr(found), remedy="change the option")
 
 
-FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "bf16", "float32")
+FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "int12", "bf16", "float32")  # smallest first
 
 
 @dataclass(frozen=True)

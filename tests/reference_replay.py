@@ -5,6 +5,7 @@ The fast code of core/replay.py is held to it bit for bit; nothing is shared wit
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,11 @@ def literal_bf16(value: Any) -> Any:
     return below if down < up or (down == up and even) else above
 
 
-def literal_int8(row: Array) -> tuple[list[int], Any]:
-    """Integers and the scale of one row."""
-    scale = literal_bf16(F(F(max((abs(v) for v in row), default=F(0))) / F(127)))
-    if scale < 2.0**-120:
+def literal_integers(row: Array, levels: int) -> tuple[list[int], Any]:
+    """Integers and the scale of one row; the scale is the nearest number with 13 bits of mantissa."""
+    largest = float(F(F(max((abs(v) for v in row), default=F(0))) / F(levels)))
+    mantissa, exponent = math.frexp(largest)
+    scale = F(math.ldexp(round(mantissa * 2**13), exponent - 13))
+    if scale < 2.0**-110:
         return [0] * len(row), F(0)
     return [round(float(F(F(value) / scale))) for value in row], scale

@@ -1,9 +1,10 @@
 """The file delta.safetensors: factors, replaced tensors and what edge_pslora.update.delta says.
 
 Tensors: `factors`, those of all layers one after the other, for each A [r, in] and then B^T [r, out],
-as int8, bfloat16 or float32; `scales` bfloat16, with int8 only: for each layer one of each row of A,
-then of B^T; `new.NAME`: tensors that replace the parent's, or are added. One pool instead of two
-tensors a layer: a header entry takes a tenth of a kilobyte, as much as many a row of factors.
+as int8, bfloat16 or float32; with int12 the high 8 bits of each, the low 4 in `low`, where each matrix
+begins at a byte of its own; `scales` float32, with int8 and int12: for each layer one of each row of A,
+then of B^T; `new.NAME`: tensors that replace the parent's, or are added. One pool instead of two tensors
+a layer: a header entry takes a tenth of a kilobyte, as much as many a row of factors.
 
 Metadata: the format's version, the text, and the sha256 of the whole file with zeros in the place of
 that sha256: no byte of it can change unnoticed.
@@ -19,12 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import FACTOR_FORMS, FactorForm
-from edge_pslora.core.factor_forms import from_int8, rounded, to_int8
+from edge_pslora.core.factor_forms import (
+    LEVELS,
+    from_integers,
+    join_bits,
+    rounded,
+    split_bits,
+    to_integers,
+)
 from edge_pslora.errors import AdapterError
 from edge_pslora.update import delta as text
 from edge_pslora.update.delta import Delta, DeltaLayer
@@ -36,7 +43,12 @@ from edge_pslora.workspace.tensor_header import (
     build_header,
     file_order,
 )
-from edge_pslora.workspace.tensors import TensorFile, open_tensors, write_tensors_streaming
+from edge_pslora.workspace.tensors import (
+    TensorFile,
+    open_tensors,
+    spec_of,
+    write_tensors_streaming,
+)
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -45,20 +57,21 @@ DELTA_FILE = "delta.safetensors"
 VERSION = "1"
 NEW = "new."
 _VERSION_KEY, _TEXT_KEY, _DIGEST_KEY = "edge_pslora_delta", "delta", "sha256"
-_FACTORS, _SCALES = "factors", "scales"
-_CODES: dict[FactorForm, str] = {"int8": "I8", "bf16": "BF16", "float32": "F32"}
+_FACTORS, _LOW, _SCALES = "factors", "low", "scales"
+_CODES: dict[FactorForm, str] = {"int8": "I8", "int12": "I8", "bf16": "BF16", "float32": "F32"}
 _UNKNOWN = "0" * 64
 _MAX_HEADER = 16 << 20
 
 
 @dataclass(frozen=True)
 class LayerPlace:
-    """Where the factors of one weight [rows, columns] begin: in the numbers, in the scales."""
+    """Where the factors of one weight [rows, columns] begin: in `factors`, in `low`, in `scales`."""
 
     layer: DeltaLayer
     rows: int
     columns: int
     number: int
+    low: int
     scale: int
 
 
@@ -77,14 +90,15 @@ class DeltaFile:
             AdapterError: the file holds factors for other shapes.
         """
         found: dict[str, LayerPlace] = {}
-        number = scale = 0
+        number = low = scale = 0
         for layer in self.delta.layers:
-            shape = shapes[layer.name]
+            shape, rank = shapes[layer.name], layer.rank
             rows, columns = shape[0], math.prod(shape[1:])
-            found[layer.name] = LayerPlace(layer, rows, columns, number, scale)
-            number += layer.rank * (rows + columns)
-            scale += 2 * layer.rank
-        self._check_sizes(number, scale)
+            found[layer.name] = LayerPlace(layer, rows, columns, number, low, scale)
+            number += rank * (rows + columns)
+            low += _halved(rank * rows) + _halved(rank * columns)
+            scale += 2 * rank
+        self._check_sizes(number, low, scale)
         return found
 
     def factors(self, place: LayerPlace) -> tuple[Floats, Floats]:
@@ -96,25 +110,33 @@ class DeltaFile:
         """
         rank, turned = place.layer.rank, place.layer.turned
         out, size = (place.columns, place.rows) if turned else (place.rows, place.columns)
-        A = self._read(place.number, place.scale, rank, size)
-        B = self._read(place.number + rank * size, place.scale + rank, rank, out)
+        low = place.low + _halved(rank * size)
+        A = self._read(place.number, place.low, place.scale, rank, size)
+        B = self._read(place.number + rank * size, low, place.scale + rank, rank, out)
         return (A.T, B) if turned else (B.T, A)
 
-    def _read(self, number: int, scale: int, rank: int, size: int) -> Floats:
+    def _read(self, number: int, low: int, scale: int, rank: int, size: int) -> Floats:
         """[rank, size], float32."""
-        part = np.empty(rank * size, DTYPES[_CODES[self.delta.factors]])
+        form = self.delta.factors
+        part: Array = np.empty(rank * size, DTYPES[_CODES[form]])
         self.file.read_part(_FACTORS, number, part, finite=True)
-        matrix = part.reshape(rank, size)
-        if self.delta.factors != "int8":
-            return matrix.astype(np.float32)
-        scales = np.empty(rank, ml_dtypes.bfloat16)
+        if form not in LEVELS:
+            return part.reshape(rank, size).astype(np.float32)
+        if form == "int12":
+            halves = np.empty(_halved(part.size), np.uint8)
+            self.file.read_part(_LOW, low, halves)
+            part = join_bits(part, halves)
+        scales = np.empty(rank, np.float32)
         self.file.read_part(_SCALES, scale, scales, finite=True)
-        return from_int8(matrix, scales)
+        return from_integers(part.reshape(rank, size), scales)
 
-    def _check_sizes(self, numbers: int, scales: int) -> None:
-        wanted = {_FACTORS: TensorSpec(_CODES[self.delta.factors], (numbers,))}
-        if self.delta.factors == "int8":
-            wanted[_SCALES] = TensorSpec("BF16", (scales,))
+    def _check_sizes(self, numbers: int, low: int, scales: int) -> None:
+        form = self.delta.factors
+        wanted = {_FACTORS: TensorSpec(_CODES[form], (numbers,))}
+        if form == "int12":
+            wanted[_LOW] = TensorSpec("U8", (low,))
+        if form in LEVELS:
+            wanted[_SCALES] = TensorSpec("F32", (scales,))
         specs = self.file.header.specs
         found = {name: spec for name, spec in specs.items() if not name.startswith(NEW)}
         if found != wanted:
@@ -184,18 +206,8 @@ def write_delta(
         new: tensors to ship whole; read(name) gives each (it is called more than once).
     """
     rows = [row for layer in delta.layers for row in _rows(*factors[layer.name])]
-    tensors: dict[str, Array] = {}
-    if delta.factors == "int8":
-        packed = [to_int8(row) for row in rows]
-        numbers: list[Array] = [numbers.reshape(-1) for numbers, _ in packed]
-        tensors[_SCALES] = _joined([s for _, s in packed]).astype(ml_dtypes.bfloat16)
-        tensors[_FACTORS] = _joined(numbers).astype(np.int8)
-    else:
-        dtype = ml_dtypes.bfloat16 if delta.factors == "bf16" else np.float32
-        tensors[_FACTORS] = _joined([row.reshape(-1) for row in rows]).astype(dtype)
-    specs = {_FACTORS: TensorSpec(_CODES[delta.factors], tensors[_FACTORS].shape)}
-    if _SCALES in tensors:
-        specs[_SCALES] = TensorSpec("BF16", tensors[_SCALES].shape)
+    tensors = _packed(delta.factors, rows)
+    specs = {name: spec_of(array) for name, array in tensors.items()}
     specs |= {NEW + name: spec for name, spec in new.items()}
 
     def content(name: str) -> Array:
@@ -207,6 +219,24 @@ def write_delta(
         digest.update(np.ascontiguousarray(content(name)).reshape(-1).view(np.uint8).data)
     metadata[_DIGEST_KEY] = digest.hexdigest()
     write_tensors_streaming(path, specs, content, metadata, finite=True)
+
+
+def _packed(form: FactorForm, rows: list[Floats]) -> dict[str, Array]:
+    """The tensors of the factors, which are exact in that form."""
+    if form not in LEVELS:
+        dtype = DTYPES[_CODES[form]]
+        return {_FACTORS: _joined([row.reshape(-1).astype(dtype) for row in rows], dtype)}
+    pairs = [to_integers(form, row) for row in rows]
+    scales = {_SCALES: _joined([scale for _, scale in pairs], np.dtype(np.float32))}
+    if form == "int8":
+        numbers = [number.reshape(-1).astype(np.int8) for number, _ in pairs]
+        return {_FACTORS: _joined(numbers, np.dtype(np.int8)), **scales}
+    halves = [split_bits(number) for number, _ in pairs]
+    return {
+        _FACTORS: _joined([high for high, _ in halves], np.dtype(np.int8)),
+        _LOW: _joined([low for _, low in halves], np.dtype(np.uint8)),
+        **scales,
+    }
 
 
 def smallest_form(factors: Mapping[str, tuple[Floats, Floats]]) -> FactorForm:
@@ -224,8 +254,13 @@ def _rows(A: Floats, B: Floats) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(A), np.ascontiguousarray(B.T)
 
 
-def _joined(parts: list[Array]) -> Array:
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def _joined(parts: list[Array], dtype: np.dtype[Any]) -> Array:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+
+def _halved(numbers: int) -> int:
+    """Bytes for the low 4 bits of that many numbers."""
+    return (numbers + 1) // 2
 
 
 def _damaged(path: Path, found: str) -> AdapterError:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.export_delta import delta_rows
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
 from edge_pslora.errors import AdapterError, GateRefusedError, ModelError, UsageError
 from edge_pslora.exporters import export_delta as module
@@ -216,6 +217,18 @@ def test_the_adapter_files_hold_the_rounded_factors(home):
             for i, f in enumerate(layers)
         }
         assert smallest_form(pairs) == config.lora.factors
+
+
+def test_the_benchmark_measures_this(home, tmp_path):
+    rows = {row.figure: row for row in delta_rows(home / "w", tmp_path, 1)}
+    size = (home / "3" / "delta.safetensors").stat().st_size
+    assert rows["delta (float32)"].measured == size
+    ratio = rows["delta (float32) / model.safetensors"]
+    assert ratio.measured == size / published(home, 3).stat().st_size
+    assert ratio.met is False  # a model this small
+    assert {"replay: peak memory", "replay --onnx: wall time"} <= rows.keys()
+    assert all(row.measured > 0 for row in rows.values())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
