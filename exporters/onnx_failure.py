@@ -91,9 +91,8 @@ class Spot:
 
     @property
     def where(self) -> str:
-        return (
-            f"{self.module or 'the model'} ({self.place.name})" if self.place.name else self.module
-        )
+        name = self.place.name
+        return f"{self.module or 'the model'} ({name})" if name else self.module or ""
 
     @property
     def at(self) -> str:
