@@ -91,9 +91,8 @@ class Spot:
 
     @property
     def where(self) -> str:
-        if self.place.name:
-            return f"{self.module or 'the model'} ({self.place.name})"
-        return self.module or ""
+        name = self.place.name
+        return f"{self.module or 'the model'} ({name})" if name else self.module or ""
 
     @property
     def at(self) -> str:

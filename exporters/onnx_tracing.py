@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime
@@ -58,39 +60,53 @@ def by_tracing(request: Request) -> Traced | Failure:
                 keep_initializers_as_inputs=True,  # or weights of equal value become one
             )
         proto = onnx.load_model_from_string(written.getvalue())
+        outputs = _outputs(request)
     except FOREIGN_ERRORS as problem:
         return failure(problem, request.classifier)
-    fault = _fault_at_another_size(written.getvalue(), request)
+    fault = _fault_at_another_size(written.getvalue(), outputs[1])
     if fault:
         return Failure("", fault)
     _drop_guesses(proto)
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    _name_batch(inferred.graph, request)
+    _declare_output(inferred.graph, request, *(output.expected.shape for output in outputs))
     changed = _changed_weight(inferred.graph, request)
     if changed:
         return Failure("", f"tracing changed the weight {changed}")
     return Traced(ir.from_proto(inferred), tuple(places))
 
 
-def _fault_at_another_size(model: bytes, request: Request) -> str:
+@dataclass(frozen=True)
+class _Output:
+    feed: dict[str, npt.NDArray[Any]]
+    expected: npt.NDArray[Any]
+
+
+@torch.no_grad()
+def _outputs(request: Request) -> tuple[_Output, _Output]:
+    """What torch gives for the example, and for one more along every free axis."""
+    first, second = (
+        _Output({n: t.numpy() for n, t in inputs.items()}, request.classifier(**inputs).numpy())
+        for inputs in (request.example, one_more(request.example, request.dynamic_axes))
+    )
+    return first, second
+
+
+def _fault_at_another_size(model: bytes, output: _Output) -> str:
     """What the graph does wrong for one more along every free axis; "" if nothing.
 
     Loops over a size are traced as so many steps, which no shape in the graph shows.
     """
-    grown = one_more(request.example, request.dynamic_axes)
-    with torch.no_grad():
-        expected = request.classifier(**grown).numpy()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    feed = {name: tensor.numpy() for name, tensor in grown.items()}
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         known = {value.name for value in session.get_inputs()}
-        (found,) = session.run(None, {name: feed[name] for name in feed if name in known})
+        feed = {name: array for name, array in output.feed.items() if name in known}
+        (found,) = session.run(None, feed)
     except (*LOAD_ERRORS, *RUN_ERRORS) as problem:
         return f"the graph is for one size: {spoken(problem)}"
-    if found.shape != expected.shape:
-        return f"the graph is for one size: it gives {found.shape} in the place of {expected.shape}"
+    if found.shape != output.expected.shape:
+        return f"the graph is for one size: it gives {found.shape}, not {output.expected.shape}"
     return ""
 
 
@@ -106,13 +122,20 @@ def _drop_guesses(proto: onnx.ModelProto) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
-def _name_batch(graph: onnx.GraphProto, request: Request) -> None:
-    """The output's free axes are called like the input's, as far as they are of the same number."""
+def _declare_output(
+    graph: onnx.GraphProto, request: Request, shape: tuple[int, ...], larger: tuple[int, ...]
+) -> None:
+    """The output's sizes: numbers where both runs have the same, else called like the input's axes."""
     axes = next(iter(request.dynamic_axes.values()), ())
-    for value in graph.output:
-        for axis, dimension in zip(axes, value.type.tensor_type.shape.dim, strict=False):
-            if axis and not dimension.HasField("dim_value"):
-                dimension.dim_param = axis
+    names = [*axes, *(f"axis_{place}" for place in range(len(axes), len(shape)))]
+    (value,) = graph.output
+    value.type.tensor_type.ClearField("shape")
+    for name, size, other in zip(names, shape, larger, strict=False):
+        dimension = value.type.tensor_type.shape.dim.add()
+        if size == other:
+            dimension.dim_value = size
+        else:
+            dimension.dim_param = name or "axis"
 
 
 def _changed_weight(graph: onnx.GraphProto, request: Request) -> str:

@@ -88,6 +88,8 @@ def _check(proto: onnx.ModelProto, large: Mapping[str, Any]) -> None:
         light.graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape))
     try:
         onnx.checker.check_model(light.SerializeToString(), full_check=True)
+        # also where shapes follow from values, which the checker leaves out
+        onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
         raise ModelError(
             "ONNX export",

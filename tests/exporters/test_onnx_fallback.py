@@ -241,8 +241,7 @@ def test_what_neither_can_names_both_reasons_and_the_place(
 
 
 def test_a_size_of_picture_that_the_model_insists_on(tmp_path: Path) -> None:
-    model = nn.Sequential(OneSize(), nn.Linear(4, 2)).eval()
-    call = Called(model)
+    call = Called(nn.Sequential(OneSize(), nn.Linear(4, 2))).eval()
     axes = {"pixel_values": ("batch", "", "height", "width")}
     with pytest.raises(ModelError) as caught:
         export_onnx(

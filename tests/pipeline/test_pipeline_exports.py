@@ -22,6 +22,7 @@ from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.exporters.onnx_graph import StoredAs
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.pipeline.exporting import export_with_model
+from edge_pslora.pipeline.onnx_writing import PATCHED
 from edge_pslora.progress import SilentProgress
 from edge_pslora.workspace.workspace import Workspace
 from tests.pipeline import pipeline_kit as kit
@@ -188,5 +189,9 @@ def test_a_traced_generation_says_so_and_has_no_image_size(tmp_path: Path) -> No
             module=Careful,
         )
     assert not (tmp_path / "other").exists()
+    more = kit.digits_npz(tmp_path / "more.npz", (0, 1), 60, part="test")
+    second = adapt(more, model=Careful, workspace=tmp_path / "w", config=CONFIG)
+    assert second.metrics["onnx_graph"] != PATCHED  # a decision of another run is not taken over
+    assert note in second.metrics["notes"]
     with pytest.raises(UsageError, match="--free-image-size: expected a model in float"):
         ExportOptions("onnx", free_image_size=True, quantize="int8")
