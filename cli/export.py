@@ -10,6 +10,7 @@ import typer
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import print_result
 from edge_pslora.cli.quiet import working
+from edge_pslora.errors import UsageError
 from edge_pslora.exporters.export_options import (
     DEFAULT_DROP,
     DEFAULT_RANK,
@@ -20,9 +21,11 @@ from edge_pslora.exporters.export_options import (
 )
 
 FILES = "Files"
-OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")]
+OutArgument = Annotated[
+    Path | None, typer.Argument(metavar="OUT", help="Folder to write to; not with --patch.")
+]
 FormatOption = Annotated[
-    Format,
+    Format | None,
     typer.Option(
         "--format",
         metavar="KIND",
@@ -32,6 +35,15 @@ FormatOption = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
+]
+Patch = Annotated[
+    Path | None,
+    typer.Option(
+        "--patch",
+        metavar="FILE",
+        help="In place of OUT: an earlier export's model.onnx, which gets the generation's weights.",
+        rich_help_panel=FILES,
+    ),
 ]
 MaxRank = Annotated[
     int,
@@ -55,6 +67,14 @@ ExternalData = Annotated[
     typer.Option(
         "--external-data",
         help="Weights in model.onnx_data. Default: only above 1.5 GB.",
+        rich_help_panel=FILES,
+    ),
+]
+FreeImageSize = Annotated[
+    bool,
+    typer.Option(
+        "--free-image-size",
+        help="An ONNX file that takes pictures of any height and width, where the model does.",
         rich_help_panel=FILES,
     ),
 ]
@@ -103,39 +123,81 @@ Data = Annotated[
 
 def export(
     workspace: o.WorkspaceArgument,
-    out: OutArgument,
-    format: FormatOption,
+    out: OutArgument = None,
+    format: FormatOption = None,
     generation: o.GenerationOption = None,
     max_rank: MaxRank = DEFAULT_RANK,
     opset: Opset = None,
     external_data: ExternalData = False,
+    free_image_size: FreeImageSize = False,
     kv_cache: KvCache = False,
     quantize: Quantize = None,
     max_drop: MaxDrop = DEFAULT_DROP,
     generations: Generations = 1,
     data: Data = None,
+    patch: Patch = None,
     overwrite: Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Write a generation in the form that others use, and prove it."""
+    place = _place(out, format, patch, overwrite=overwrite, data=data)
     options = ExportOptions(
-        format, max_rank, opset, external_data, kv_cache, quantize, max_drop, generations
+        format=format or "onnx",
+        max_rank=max_rank,
+        opset=opset,
+        external_data=external_data,
+        kv_cache=kv_cache,
+        quantize=quantize,
+        max_drop=max_drop,
+        free_image_size=free_image_size,
+        generations=generations,
+        patch=patch,
     )
     with working(quiet=quiet, debug=debug):
-        if options.needs_model:
-            # Torch is imported here and not above: --help has to start fast.
+        # Torch and onnx are imported here and not above: --help has to start fast.
+        if patch is not None:
+            from edge_pslora.exporters.export_patch import patch_export
+
+            result = patch_export(workspace, place, generation=generation)
+        elif options.needs_model:
             from edge_pslora.pipeline.exporting import export_with_model
 
             result = export_with_model(
-                workspace, out, options, generation=generation, overwrite=overwrite, data=data
+                workspace, place, options, generation=generation, overwrite=overwrite, data=data
             )
         else:
             from edge_pslora.exporters.export import export_generation
 
             result = export_generation(
-                workspace, out, options, generation=generation, overwrite=overwrite
+                workspace, place, options, generation=generation, overwrite=overwrite
             )
-    lines = [f"Generation {result.generation} as {format}:", *(f"  {f}" for f in result.files)]
+    lines = [
+        f"Generation {result.generation} as {result.format}:",
+        *(f"  {f}" for f in result.files),
+    ]
     print_result(result.to_dict(), [*lines, *result.notes], as_json=as_json)
+
+
+def _place(
+    out: Path | None,
+    format: Format | None,
+    patch: Path | None,
+    *,
+    overwrite: bool,
+    data: Path | None,
+) -> Path:
+    """What is written to: OUT, which needs --format, or the FILE of --patch, which excludes others."""
+    if out is not None and format is not None and patch is None:
+        return out
+    if patch is not None and out is None and data is None and not overwrite:
+        return patch
+    given = {"OUT": out, "--format": format, "--patch": patch, "--data": data}
+    names = [name for name, value in given.items() if value is not None]
+    raise UsageError(
+        "export",
+        expected="OUT and --format KIND, or --patch FILE without OUT, --data and --overwrite",
+        found=", ".join([*names, *(["--overwrite"] if overwrite else [])]) or "neither",
+        remedy="see edge-pslora export --help",
+    )

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.cli import adapt, demo, export, inspect, measure, moves
+from edge_pslora.cli import adapt, demo, export, inspect, measure, moves, replay
 from edge_pslora.cli.output import print_json, printable
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
@@ -41,6 +41,7 @@ app.command(rich_help_panel=_LOOK)(measure.status)
 app.command(rich_help_panel=_LOOK)(measure.report)
 app.command(rich_help_panel=_MOVE)(moves.rollback)
 app.command(rich_help_panel=_MOVE)(export.export)
+app.command(rich_help_panel=_MOVE)(replay.replay)
 app.command(rich_help_panel=_MOVE)(moves.merge)
 
 

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from edge_pslora.config import (
+    FACTOR_FORMS,
     MERGE_RULES,
     ClassBalance,
+    FactorForm,
     HeadKind,
     HistoryCache,
     MergeRule,
@@ -153,6 +155,15 @@ Merge = Annotated[
     typer.Option(
         metavar="RULE",
         help=f"How the update joins the past: {', '.join(MERGE_RULES)}. Default: constructive.",
+        rich_help_panel=STABILITY,
+    ),
+]
+Factors = Annotated[
+    FactorForm | None,
+    typer.Option(
+        metavar="FORM",
+        help=f"What the update is rounded to before it is merged, so that `export --format delta` can "
+        f"ship it: {', '.join(FACTOR_FORMS)}. Default: int8.",
         rich_help_panel=STABILITY,
     ),
 ]

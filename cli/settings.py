@@ -16,6 +16,7 @@ _FIELDS = {
     "rank": ("lora", "rank"),
     "alpha": ("lora", "alpha"),
     "target": ("lora", "target_modules"),
+    "factors": ("lora", "factors"),
     "epochs": ("train", "epochs"),
     "batch_size": ("train", "batch_size"),
     "learning_rate": ("train", "learning_rate"),

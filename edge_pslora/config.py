@@ -13,6 +13,7 @@ MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "n
 HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
+FactorForm = Literal["int8", "bf16", "float32"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
@@ -30,19 +31,28 @@ def _require(condition: bool, where: str, expected: str, found: object) -> None:
         raise UsageError(where, expected=expected, found=repr(found), remedy="change the option")
 
 
+FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "bf16", "float32")
+
+
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters: D = scaling * B A, scaling = alpha / rank (rsLoRA: alpha / sqrt(rank))."""
+    """Low-rank adapters: D = scaling * B A, scaling = alpha / rank (rsLoRA: alpha / sqrt(rank)).
+
+    factors: what A and B are rounded to after training and before the merge: the form in which an
+    update can be shipped that a receiver replays bit for bit.
+    """
 
     rank: int = 8
     alpha: float = 16.0
     use_rslora: bool = False
     target_modules: tuple[str, ...] = ("auto",)
+    factors: FactorForm = "int8"
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 1024, "--rank", "1 to 1024", self.rank)
         _require(self.alpha > 0, "--alpha", "a positive number", self.alpha)
         _require(len(self.target_modules) > 0, "--target", "at least one name", self.target_modules)
+        _require(self.factors in FACTOR_FORMS, "--factors", ", ".join(FACTOR_FORMS), self.factors)
 
     @property
     def scaling(self) -> float:
@@ -179,8 +189,10 @@ class BudgetConfig:
 class GateConfig:
     """Promotion rules. Fractions of accuracy (0.01 = one point); p below `significance` counts.
 
-    max_onnx_abs_error: of an output, torch against onnxruntime. max_onnx_rel_error: the same as a share
-    of the largest output: float32 has seven digits, and a language model's logits reach 100.
+    max_onnx_abs_error: of an output of a float32 graph, torch against onnxruntime, in units of the
+    targets' spread where outputs are values. max_onnx_rel_error: the same as a share of the largest
+    output: float32 has seven digits, and a language model's logits reach 100. One of the two has to
+    hold, and no prediction may differ (exporters/parity.py, also for other dtypes), forced or not.
     """
 
     max_forgetting: float = 0.01
@@ -221,6 +233,7 @@ def paper_preset() -> AdaptConfig:
     """The published method as its sources state it: L_s, Eq. 5 merge, a head trained by SGD."""
     return replace(
         AdaptConfig(),
+        lora=LoraConfig(factors="float32"),
         stability=StabilityConfig(reading="product", row_stride=1),
         merge="max_magnitude",
         head=HeadConfig(kind="linear", transport=False, protect=False),
@@ -231,6 +244,7 @@ def sequential_preset() -> AdaptConfig:
     """Plain sequential LoRA: no stability loss, no merge rule, a head trained by SGD."""
     return replace(
         AdaptConfig(),
+        lora=LoraConfig(factors="float32"),
         stability=StabilityConfig(weight=0.0),
         merge="none",
         head=HeadConfig(kind="linear", transport=False),

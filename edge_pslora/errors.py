@@ -16,6 +16,7 @@ Every error says where, what was expected, what was found and what to do, on one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -65,9 +66,24 @@ class UsageError(EdgePsloraError):
 
 
 class GateRefusedError(EdgePsloraError):
-    """The new model was not good enough to be promoted."""
+    """The new model was not good enough to be promoted. figures: what `--json` says beside the message."""
 
     exit_code = 3
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        expected: str,
+        found: str,
+        remedy: str,
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(where, expected=expected, found=found, remedy=remedy)
+        self.figures = dict(figures or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | self.figures
 
 
 class InputError(EdgePsloraError):

@@ -83,7 +83,7 @@ class ReportContext:
     metric: what "accuracy" means here: "accuracy", "token accuracy", or a score such as "R2" or "F1".
     retention: accuracy on the anchor samples after, relative to before.
     stages: (name, seconds) in order. settings: option -> value, as used.
-    rejected: (where, reason) of rows that could not be read.
+    rejected: (where, reason) of rows that could not be read. notes: what was said of the run, in sentences.
     """
 
     generation: int
@@ -117,6 +117,7 @@ class ReportContext:
     files: Sequence[FileFacts] = ()
     rejected: Sequence[tuple[str, str]] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def render_report(context: ReportContext) -> str:

@@ -34,7 +34,7 @@ HEADS = {
     "SGD head": HeadConfig(kind="linear", transport=False),
     "analytic head": HeadConfig(kind="analytic"),
 }
-CONFIG = AdaptConfig(train=TrainConfig(learning_rate=3e-3, epochs=6))
+CONFIG = AdaptConfig(train=TrainConfig(learning_rate=3e-3, epochs=3))
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class Row:
 
 
 def sessions(test: bool) -> list[Samples]:
+    """Half of the bundled digits to learn, a quarter to test."""
     images, labels = load_digits()
-    held_out = np.arange(len(labels)) % 3 == 0
+    used = np.arange(len(labels)) % 4 == 0 if test else np.arange(len(labels)) % 2 == 1
     parts = []
     for digits, inverted in SESSIONS:
-        rows = np.flatnonzero((held_out == test) & np.isin(labels, digits))
+        rows = np.flatnonzero(used & np.isin(labels, digits))
         ink = images[rows].reshape(len(rows), -1).astype(np.float32) / 16
         names = labels[rows].astype(np.str_)
         parts.append(Samples("array", "classification", 1 - ink if inverted else ink, names))

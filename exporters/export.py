@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.exporters import export_files as files
+from edge_pslora.exporters.export_delta import export_delta
 from edge_pslora.exporters.export_folder import published_folder
 from edge_pslora.exporters.export_model import export_model
 from edge_pslora.exporters.export_options import ExportOptions, Format
@@ -21,7 +22,8 @@ from edge_pslora.workspace.workspace import Workspace
 
 _SPARE_BYTES = 1 << 20
 
-Facts = Mapping[str, Any]  # JSON values; "notes": sentences for the user
+# JSON values. "notes": sentences for the user; "timings": what differs from run to run, not recorded
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class ExportResult:
 
     facts: what the format's writer measured, JSON values by name; format peft: max_relative_error, the
         largest ||D - B A|| / ||D|| of a layer, D = merged - base, 0 where the adapter is the session's
-        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases).
+        own; left_out, the tensors that changed and that an adapter cannot hold (norms, biases). Format
+        delta: parent (None: the base), factors (their form), onnx (whether replay --onnx takes it),
+        delta_bytes, model_bytes. "timings": what was timed here; it is not in export.json, so that equal
+        exports give equal bytes.
     """
 
     out: str
@@ -78,8 +83,9 @@ def export_generation(
 
     onnx: model.onnx (and its data), tokenizer files. safetensors: the merged model in the Hugging
     Face layout where the base was one. peft: an adapter folder for the base; from the second
-    generation on its factors are computed from the merged weights. All: labels.json and
-    export.json; the latter two formats also head.safetensors (weight [C, d], bias [C]).
+    generation on its factors are computed from the merged weights. delta: what a receiver with the
+    base and the parent's model needs to replay the session. All: labels.json and export.json; safetensors
+    and peft also head.safetensors (weight [C, d], bias [C]).
 
     Args:
         out: a new or empty folder, outside the workspace.
@@ -99,20 +105,33 @@ def export_generation(
         found = dict(
             (writer or WRITERS[options.format])(ExportJob(opened, chosen, staged, options))
         )
-        notes = tuple(found.pop("notes", ()))
+        notes, timings = tuple(found.pop("notes", ())), found.pop("timings", None)
         files.write_labels(opened, chosen, staged)
         files.write_record(chosen, staged, options.format, found)
         names = sorted(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
     paths = tuple(str(out / name) for name in names)
-    return ExportResult(str(out), options.format, chosen.number, paths, notes, found)
+    facts = found if timings is None else {**found, "timings": timings}
+    return ExportResult(str(out), options.format, chosen.number, paths, notes, facts)
 
 
 def _export_onnx(job: ExportJob) -> Facts:
-    files.copy_published(job.chosen, layout.ONNX, job.staged / layout.ONNX)
+    notes = []
+    if (
+        job.options.external_data
+        and job.chosen.has(layout.ONNX)
+        and not job.chosen.has(layout.ONNX_DATA)
+    ):
+        # onnx is imported here and not above: to copy a file takes none of it
+        from edge_pslora.exporters.onnx_external import write_external
+
+        if write_external(job.chosen, job.staged / layout.ONNX) is None:
+            notes.append(f"no weight is large enough for a second file: {layout.ONNX} has them all")
+    else:
+        files.copy_published(job.chosen, layout.ONNX, job.staged / layout.ONNX)
     if job.chosen.has(layout.ONNX_DATA):
         files.copy_published(job.chosen, layout.ONNX_DATA, job.staged / layout.ONNX_DATA)
     files.copy_side_files(job.opened, job.chosen, job.staged)
-    return {}
+    return {"notes": notes} if notes else {}
 
 
 def _export_safetensors(job: ExportJob) -> Facts:
@@ -127,8 +146,13 @@ def _export_peft(job: ExportJob) -> Facts:
     return {**facts, "notes": notes}
 
 
+def _export_delta(job: ExportJob) -> Facts:
+    return export_delta(job.opened, job.chosen, job.staged)
+
+
 WRITERS: Mapping[Format, Writer] = {
     "onnx": _export_onnx,
     "safetensors": _export_safetensors,
     "peft": _export_peft,
+    "delta": _export_delta,
 }

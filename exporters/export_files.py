@@ -109,10 +109,14 @@ def write_export_card(opened: Workspace, chosen: Generation, staged: Path) -> No
 
 
 def write_record(
-    chosen: Generation, staged: Path, format_name: str, facts: Mapping[str, Any]
+    chosen: Generation,
+    staged: Path,
+    format_name: str,
+    facts: Mapping[str, Any],
+    written: Mapping[str, FileDigest] | None = None,
 ) -> None:
-    """export.json: where the files come from, and length and sha256 of each."""
-    written = manifest.describe_files(staged)
+    """export.json: where the files come from, and length and sha256 of each (None: of all there)."""
+    written = manifest.describe_files(staged) if written is None else written
     content = {
         "format": format_name,
         "generation": chosen.number,

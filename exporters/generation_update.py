@@ -70,14 +70,14 @@ def generation_update(opened: Workspace, chosen: Generation, rank: int) -> Gener
         open_tensors(opened.base / layout.MODEL) as base,
         open_tensors(chosen.file(layout.MODEL)) as merged,
     ):
-        stored = (opened.header.source.get("options") or {}).get("file_names") or {}
-        weights = {path: _weight_name(path, kind, stored, base) for path, kind in kinds.items()}
+        stored = stored_names(opened)
+        weights = {path: weight_name(path, kind, stored, base) for path, kind in kinds.items()}
         left_out = _left_out(base, merged, set(weights.values()), opened.header.source)
         if exact:
             return GenerationUpdate(adapted, weights, 0.0, True, left_out)
         layers, error = {}, 0.0
         for path, kind in kinds.items():
-            after = merged.read(_weight_name(path, kind, stored, merged), finite=True)
+            after = merged.read(weight_name(path, kind, stored, merged), finite=True)
             before = base.read(weights[path], finite=True)
             delta = after.astype(np.float32) - before.astype(np.float32)
             layers[path], lost = _factors(delta, kind, rank)
@@ -113,7 +113,12 @@ def _adapted_layers(opened: Workspace, chosen: Generation) -> dict[str, LoraFact
     return dict(sorted(layers.items()))
 
 
-def _weight_name(path: str, kind: LayerKind, stored: Mapping[str, str], base: TensorFile) -> str:
+def stored_names(opened: Workspace) -> Mapping[str, str]:
+    """Name inside the model -> name in the file, where they differ by more than a prefix."""
+    return (opened.header.source.get("options") or {}).get("file_names") or {}
+
+
+def weight_name(path: str, kind: LayerKind, stored: Mapping[str, str], base: TensorFile) -> str:
     """The tensor of a layer in the base's file.
 
     stored: name inside the model -> name in the file, where the workspace knows (transformers renames

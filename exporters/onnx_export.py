@@ -13,39 +13,33 @@ from torch import nn
 
 from edge_pslora.errors import ModelError, UsageError
 from edge_pslora.exporters.export_options import OPSETS
+from edge_pslora.exporters.onnx_failure import Failure
+from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_graph import StoredAs, check_axes, name_initializers, tidy
-from edge_pslora.exporters.onnx_quiet import quiet_exporter
+from edge_pslora.exporters.onnx_trace import PREFIX, Request, by_export, grown
+from edge_pslora.exporters.onnx_tracing import Traced, by_tracing
 from edge_pslora.exporters.onnx_write import write_model
 
-LAYOUT_KEY = "pslora.layout"
-OUTPUT = "logits"
-_PREFIX = "classifier."
+DEFAULT_OPSET = OPSETS[0]  # the widest support
+EXPORTER_KEY = "pslora.exporter"  # ends in "tracing" where the other exporter was needed
 
 
 @dataclass(frozen=True)
 class OnnxFiles:
-    """model: the .onnx file; data: its external data or None; layout: weight name -> how stored."""
+    """model: the .onnx file; data: its external data or None; layout: weight name -> how stored.
+
+    notes: sentences for the user; there are some where the file was made by tracing: such a file has to
+    be proven on more than a few samples.
+    """
 
     model: Path
     data: Path | None
     layout: Mapping[str, StoredAs]
+    notes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.model,) if self.data is None else (self.model, self.data)
-
-
-class _Positional(nn.Module):
-    """The classifier with positional inputs: the exporter names those one by one."""
-
-    def __init__(self, classifier: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.names = names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(**dict(zip(self.names, inputs, strict=True)))
-        return logits
 
 
 def export_onnx(
@@ -55,7 +49,7 @@ def export_onnx(
     path: Path,
     *,
     metadata: Mapping[str, str],
-    opset: int = 18,
+    opset: int = DEFAULT_OPSET,
     external_data: bool | None = None,
 ) -> OnnxFiles:
     """Write `path` (and `path`_data) durably; equal models give equal bytes.
@@ -63,7 +57,8 @@ def export_onnx(
     Args:
         classifier: in eval mode, called with keyword inputs, gives logits [N, C].
         example: inputs of a few samples; the graph's inputs are named and ordered like its keys.
-        dynamic_axes: input name -> names of its free leading axes; the first is the batch.
+        dynamic_axes: input name -> names of its free leading axes, "" for one between them that is
+            not free; the first is the batch.
         metadata: goes into the file's metadata_props, beside `pslora.layout` (JSON: initializer
             name -> {source, transform}).
         opset: of the default domain.
@@ -73,18 +68,22 @@ def export_onnx(
         ModelError: training mode, a model that cannot be exported or fixes an axis.
         UsageError: an opset or metadata key that is not possible.
     """
-    _check(classifier, metadata, opset)
-    names = tuple(example)
-    inputs = _grown(example, dynamic_axes)
-    shapes = tuple(dict(enumerate(dynamic_axes.get(name, ()))) for name in names)
-    program = _trace(_Positional(classifier, names).eval(), inputs, shapes, names, opset)
+    check_arguments(classifier, metadata, opset)
+    request = Request(classifier, grown(example, dynamic_axes), dynamic_axes, opset)
+    program, notes = _program(request)
     state = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
-    tidy(program, frozenset(_PREFIX + name for name in state))
+    tidy(program, frozenset(PREFIX + name for name in state))
+    _require_opset(program, opset)
     check_axes(program.graph, dynamic_axes, next(iter(dynamic_axes.values()), ())[:1])
-    layout = name_initializers(program.graph, _PREFIX, state)
-    program.metadata_props.update(sorted({**metadata, LAYOUT_KEY: layout_json(layout)}.items()))
+    layout = name_initializers(program.graph, PREFIX, state)
+    metadata = {**metadata, LAYOUT_KEY: layout_json(layout)}
+    if notes:
+        # no later generation may take this graph over: what was fixed may be another then
+        said = [metadata[EXPORTER_KEY]] if EXPORTER_KEY in metadata else []
+        metadata[EXPORTER_KEY] = "; ".join([*said, "tracing"])
+    program.metadata_props.update(sorted(metadata.items()))
     data = write_model(program, path, external_data)
-    return OnnxFiles(path, data, layout)
+    return OnnxFiles(path, data, layout, notes)
 
 
 def layout_json(layout: Mapping[str, StoredAs]) -> str:
@@ -93,65 +92,46 @@ def layout_json(layout: Mapping[str, StoredAs]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def _trace(
-    module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    shapes: tuple[dict[int, str], ...],
-    names: tuple[str, ...],
-    opset: int,
-) -> ir.Model:
-    try:
-        with quiet_exporter(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                inputs,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=opset,
-                input_names=list(names),
-                output_names=[OUTPUT],
-                dynamic_shapes=(shapes,),
-            )
-    except torch.onnx.OnnxExporterError as problem:
+def _program(request: Request) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph, and what is to be said of how it was made: nothing, unless by the other exporter."""
+    exported = by_export(request)
+    if isinstance(exported, ir.Model):
+        return exported, ()
+    traced = by_tracing(request)
+    if isinstance(traced, Traced):
+        return traced.program, (_said(exported, traced),)
+    raise ModelError(
+        f"ONNX export, {exported.where or traced.where or 'the model'}",
+        expected="a model that torch.export can take with free axes, or else tracing",
+        found=exported.what + (f"; tracing: {traced.reason}" if traced != exported else ""),
+        remedy="avoid control flow on tensor values and fixed sizes in the model's forward",
+    )
+
+
+def _said(first: Failure, traced: Traced) -> str:
+    fixed = ""
+    if traced.fixed:
+        count = f" and {len(traced.fixed) - 1} more places" if len(traced.fixed) > 1 else ""
+        fixed = f" What Python decided at {traced.fixed[0]}{count} is fixed in the file as it went then."
+    return (
+        f"torch.export could not take the model ({first.line}), so that the ONNX file was made by "
+        f"tracing one run.{fixed}"
+    )
+
+
+def _require_opset(program: ir.Model, opset: int) -> None:
+    found = program.graph.opset_imports.get("")
+    if found != opset:
         raise ModelError(
             "ONNX export",
-            expected="a model that torch.export can trace with free axes",
-            found=_reason(problem),
-            remedy="avoid control flow on tensor values and fixed sizes in the model's forward",
-        ) from problem
-    if program is None:
-        raise ModelError(
-            "ONNX export",
-            expected="an ONNX program",
-            found="none",
-            remedy="use a torch version of constraints.txt",
+            expected=f"a graph of opset {opset}",
+            found=f"opset {found}: an operator of this model has no other form",
+            remedy="leave --opset away",
         )
-    return program.model
 
 
-def _reason(problem: BaseException) -> str:
-    """The first line of the innermost cause: the exporter wraps it in pages of advice."""
-    while problem.__cause__ is not None:
-        problem = problem.__cause__
-    lines = [line for line in str(problem).splitlines() if line.strip()]
-    return f"{type(problem).__name__}: {lines[0] if lines else ''}"
-
-
-def _grown(
-    example: Mapping[str, torch.Tensor], dynamic_axes: Mapping[str, tuple[str, ...]]
-) -> tuple[torch.Tensor, ...]:
-    """The example with at least two along every free axis: torch.export fixes sizes of one."""
-    grown = []
-    for name, tensor in example.items():
-        for position, _ in enumerate(dynamic_axes.get(name, ())):
-            if tensor.shape[position] == 1:
-                tensor = torch.cat([tensor, tensor], dim=position)
-        grown.append(tensor)
-    return tuple(grown)
-
-
-def _check(classifier: nn.Module, metadata: Mapping[str, str], opset: int) -> None:
+def check_arguments(classifier: nn.Module, metadata: Mapping[str, str], opset: int) -> None:
+    """Raises ModelError: training mode. UsageError: an opset or metadata key that is not possible."""
     if classifier.training:
         raise ModelError(
             "ONNX export",

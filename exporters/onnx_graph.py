@@ -154,6 +154,11 @@ def _free_names(graph: ir.Graph, taken: set[str]) -> None:
                 value.name = f"{value.name}_value"
 
 
+def free_axes(axes: Mapping[str, Sequence[str]], name: str) -> dict[int, str]:
+    """Position and name of a value's free axes; one that is called "" is not free."""
+    return {place: axis for place, axis in enumerate(axes.get(name, ())) if axis}
+
+
 def check_axes(
     graph: ir.Graph, dynamic_axes: Mapping[str, Sequence[str]], output_axes: Sequence[str]
 ) -> None:
@@ -163,7 +168,7 @@ def check_axes(
     }
     wanted |= {value.name or "": tuple(output_axes) for value in graph.outputs}
     for value in (*graph.inputs, *graph.outputs):
-        for position, axis in enumerate(wanted[value.name or ""]):
+        for position, axis in free_axes(wanted, value.name or "").items():
             size = value.shape[position] if value.shape is not None else None
             if isinstance(size, int):
                 raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.exporters.adapter_file import OnnxAdapter
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     states.Fail,
     states.InvalidGraph,
     states.InvalidProtobuf,
@@ -24,7 +24,8 @@ _LOAD_ERRORS = (
     states.NotImplemented,
     states.RuntimeException,
 )
-_RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
+RUN_ERRORS = (states.Fail, states.InvalidArgument, states.RuntimeException)
+_VALUE_ERRORS = (*RUN_ERRORS, ValueError)  # the last: a missing input
 _ERRORS_ONLY = 3  # onnxruntime's log level: its warnings are about its own optimiser
 
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -98,14 +99,21 @@ class OnnxRunner:
         }
         try:
             logits: npt.NDArray[Any] = self.session.run(None, feed, self._run_options())[0]
-        except _RUN_ERRORS as problem:
-            raise ModelError(
-                str(self.path),
-                expected="inputs that the model can compute with",
-                found=str(problem),
-                remedy="check shapes and value ranges",
-            ) from problem
+        except RUN_ERRORS as problem:
+            raise self._refused(problem) from problem
         return logits
+
+    def run_values(self, outputs: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+        """The named outputs. All are onnxruntime.OrtValue: an output can be the next run's input, uncopied.
+
+        Raises:
+            ModelError: names or shapes that the file does not have.
+        """
+        try:
+            values: list[Any] = self.session.run_with_ort_values(list(outputs), dict(inputs))
+        except _VALUE_ERRORS as problem:
+            raise self._refused(problem) from problem
+        return values
 
     def _run_options(self) -> Any:
         if self.adapter is None:
@@ -113,6 +121,14 @@ class OnnxRunner:
         options = onnxruntime.RunOptions()
         options.add_active_adapter(self.adapter.handle)
         return options
+
+    def _refused(self, problem: Exception) -> ModelError:
+        return ModelError(
+            str(self.path),
+            expected="inputs that the model can compute with",
+            found=str(problem),
+            remedy="check shapes and value ranges",
+        )
 
 
 def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
@@ -135,7 +151,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except _LOAD_ERRORS as problem:
+    except LOAD_ERRORS as problem:
         raise ModelError(
             str(path),
             expected="an ONNX file that onnxruntime can load",

@@ -3,5 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.torch_free import TorchFree, torch_free_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchFree]:
+    """onnxruntime where there is no torch."""
+    with torch_free_process(tmp_path_factory.mktemp("device")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_exports() -> None:
+    if "onnxscript" in sys.modules:  # some test here exports
+        from tests.export_kit import prepare_exports_once
+
+        prepare_exports_once()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from edge_pslora import AdaptConfig, TrainConfig, adapt
+from edge_pslora.cli.main import main
 from edge_pslora.demo_data import load_digits
+from edge_pslora.errors import GateRefusedError, UsageError
 from edge_pslora.exporters.export_options import ExportOptions
+from edge_pslora.exporters.onnx_export import OnnxFiles
+from edge_pslora.exporters.run import open_onnx
+from edge_pslora.pipeline import export_cache
 from edge_pslora.pipeline.exporting import export_with_model
+from tests.families import speech_kit
+from tests.pipeline.pipeline_kit import TOPICS, build_operator_table_once
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -54,6 +64,10 @@ def test_adapt_table_and_then_switch_between_its_generations(tmp_path):
     assert min(_number(line) for line in lines if "accuracy" in line) > 0.85
     assert len({line for line in lines if "history" in line}) == 1
     assert (tmp_path / "workspace" / "generations" / "000003" / "model.onnx").is_file()
+    # what is no language model has nothing to keep of earlier tokens
+    arguments = ("export", tmp_path / "workspace", tmp_path / "out", "--format", "onnx")
+    assert main([*map(str, arguments), "--kv-cache"]) == UsageError.exit_code
+    assert not (tmp_path / "out").exists()
     export_with_model(
         tmp_path / "workspace", tmp_path / "out", ExportOptions("ort-adapter", generations=3)
     )
@@ -87,6 +101,66 @@ def test_the_device_script_needs_onnxruntime_and_numpy_only():
     }
     imported |= {line.split()[1] for line in source.splitlines() if line.startswith("from ")}
     assert imported <= {"__future__", "json", "sys", "pathlib", "numpy", "onnxruntime"}
+
+
+def test_generate_on_a_device(tmp_path, monkeypatch):
+    """From texts to a file with a cache, which says what the file without one says."""
+    build_operator_table_once()
+    base = speech_kit.smollm(tmp_path / "base", num_hidden_layers=1)
+    words = TOPICS["sport"].split() * 2
+    texts = [" ".join(words[i % 10 : i % 10 + 8]) for i in range(150)]
+    data = tmp_path / "one.md"
+    data.write_text("\n\n".join(texts), encoding="utf-8")
+    config = AdaptConfig(train=TrainConfig(epochs=2, max_length=16, learning_rate=5e-3))
+    result = adapt(data, model=str(base), workspace=tmp_path / "w", config=config)
+    assert result.promoted, result.reason
+    out = tmp_path / "out"
+    arguments = ("export", tmp_path / "w", out, "--format", "onnx", "--kv-cache", "--quiet")
+    assert main([*map(str, arguments)]) == 0
+    lines = _run("generate_on_device.py", out, "ball goal", 12)
+    tokens = [int(token) for token in lines[0].split()[1:]]
+    assert len(tokens) == 12
+    assert lines[1].startswith("text: ball goal ")
+
+    ids = [speech_kit.VOCABULARY[word] for word in ("<s>", "ball", "goal")]
+    prompts = [ids, ids[:1], [*ids, *ids[1:], *ids[1:]]]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from edge_pslora.exporters.generate import generate, open_onnx\n"
+        f"print([generate(open_onnx(Path(path)), {prompts}, 12) for path in sys.argv[1:]])\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    files = [out / "model.onnx", result.folder / "model.onnx"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, files)], capture_output=True, text=True, check=True
+    )
+    with_cache, without = json.loads(done.stdout)
+    assert with_cache == without
+    assert with_cache[0] == tokens
+
+    cached, published = (open_onnx(file).metadata for file in files)
+    own = {name: cached[name] for name in cached if name not in published}
+    assert own == {"pslora.kv_cache": '{"head_dim": 8, "heads": 2, "layers": 1}'}
+    assert {name: cached[name] for name in published} == published
+    record = json.loads((out / "export.json").read_text(encoding="utf-8"))
+    assert record["kv_cache"] == {"head_dim": 8, "heads": 2, "layers": 1}
+    assert record["max_abs_error"] < 1e-4
+
+    def with_other_weights(*positional: object, **named: object) -> OnnxFiles:
+        proto = onnx.load(out / "model.onnx")
+        weight = next(t for t in proto.graph.initializer if t.name.endswith("v_proj.weight"))
+        changed = 1.001 * onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+        onnx.save(proto, tmp_path / "other.onnx")
+        return OnnxFiles(tmp_path / "other.onnx", None, {})
+
+    monkeypatch.setattr(export_cache, "export_with_cache", with_other_weights)
+    with pytest.raises(GateRefusedError, match=r"--kv-cache, whole texts: .* nothing was written"):
+        export_with_model(
+            tmp_path / "w", tmp_path / "refused", ExportOptions("onnx", kv_cache=True)
+        )
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def full(text: str) -> ReportContext:
         files=[FileFacts(text, 1234, "ab" * 32)],
         rejected=[(text, text)],
         settings={text: text, "lora.rank": 8},
+        notes=[text],
     )
 
 
@@ -100,6 +101,7 @@ def test_the_page_shows_every_part() -> None:
     for part in (
         *("Refused", "flowers", "75.0 %", "50.0 %", "97.8 %", "4.10 kB", "1e-06", "Checks"),
         *("Task loss", "Stability penalty", "88.0 %", "−2.0", "Layers", "30.0 %", "Rows set aside"),
+        "Notes",
         *("ab" * 32, "lora.rank", "generation 2", "1m10s"),
     ):
         assert part in text, part

@@ -50,6 +50,7 @@ def edge_pslora(
         facts = json.loads(done.stdout)
     except ValueError:
         raise CommandError(arguments, done.returncode, done.stderr[-300:]) from None
-    if done.returncode not in allowed or not isinstance(facts, dict):
+    # a session that the gate refused has its figures; an export that is not what torch computes is an error
+    if done.returncode not in allowed or not isinstance(facts, dict) or "error" in facts:
         raise CommandError(arguments, done.returncode, str(facts.get("message", facts)))
     return facts

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_pslora.config import GateConfig
 from edge_pslora.errors import GateRefusedError
-from edge_pslora.exporters.parity import Parity, Predict, compare
+from edge_pslora.exporters.parity import Parity, compare
 from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.models.types import EncodedInputs
-from edge_pslora.pipeline.judging import BATCH, Held, judged, parity_batches
+from edge_pslora.pipeline.judging import BATCH, Held, judged
+from edge_pslora.pipeline.proving import short_and_long
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.batches import sorted_batches
 from edge_pslora.training.classifier import Classifier
@@ -43,29 +43,13 @@ def against_torch(
     classifier: Classifier, runner: OnnxRunner, inputs: EncodedInputs, head: Head
 ) -> Parity:
     """Both on two batches of other sizes and lengths."""
-    pairs = []
-    for batch in parity_batches(inputs):
+    pairs, task = [], TASKS[head.task_type]
+    for batch in short_and_long(inputs):
         with torch.inference_mode():
             expected = classifier(**batch).numpy()
         found = runner.run({name: tensor.numpy() for name, tensor in batch.items()})
         pairs.append((expected, found))
-    return compare(pairs, TASKS[head.task_type].predict)
-
-
-def require_equal(parity: Parity, where: Path, limits: GateConfig) -> None:
-    """Raises GateRefusedError: the outputs differ by more than is allowed of any export."""
-    if (
-        parity.max_abs_error <= limits.max_onnx_abs_error
-        or parity.max_rel_error <= limits.max_onnx_rel_error
-    ):
-        return
-    raise GateRefusedError(
-        where.name,
-        expected=f"outputs equal to torch's within {limits.max_onnx_abs_error:.1e}, "
-        f"or {limits.max_onnx_rel_error:.1e} of the largest",
-        found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
-        remedy="nothing was written; report the model's architecture",
-    )
+    return compare(pairs, task.predict, task.margin)
 
 
 def cost_of_cutting(generation: Generation, runner: OnnxRunner, held: Held, head: Head) -> Cost:
@@ -73,8 +57,8 @@ def cost_of_cutting(generation: Generation, runner: OnnxRunner, held: Held, head
     generation.verify([n for n in (layout.ONNX, layout.ONNX_DATA) if generation.has(n)])
     path = generation.path / layout.ONNX
     merged = open_onnx(path, threads=torch.get_num_threads())
-    predict = TASKS[head.task_type].predict
-    parity = _over_batches(_outputs(merged, runner, held.inputs), predict)
+    task = TASKS[head.task_type]
+    parity = compare(_outputs(merged, runner, held.inputs), task.predict, task.margin)
     return Cost(
         len(held.targets),
         parity.agreement,
@@ -103,16 +87,3 @@ def _outputs(merged: OnnxRunner, adapted: OnnxRunner, inputs: EncodedInputs) -> 
     for batch in sorted_batches(inputs.lengths(), BATCH):
         arrays = {name: tensor.numpy() for name, tensor in inputs.batch(batch).items()}
         yield merged.run(arrays), adapted.run(arrays)
-
-
-def _over_batches(pairs: Iterable[_Pair], predict: Predict | None) -> Parity:
-    """As `compare`, one pair in memory at a time: a language model's outputs are large."""
-    each = [compare([pair], predict) for pair in pairs]
-    sizes = tuple(size for parity in each for size in parity.batch_sizes)
-    agreeing = sum(parity.agreement * sum(parity.batch_sizes) for parity in each)
-    return Parity(
-        max(parity.max_abs_error for parity in each),
-        max(parity.max_rel_error for parity in each),
-        agreeing / sum(sizes),
-        sizes,
-    )

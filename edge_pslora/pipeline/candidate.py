@@ -14,14 +14,14 @@ from edge_pslora.core.certificate import certify_signs
 from edge_pslora.data.types import Dataset
 from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
 from edge_pslora.exporters.model_card import ModelCard, write_card
-from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
-from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.judging import prove_export
+from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
+from edge_pslora.pipeline.onnx_writing import Exported, write_onnx
+from edge_pslora.pipeline.proving import parity_figures, prove_export
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.anchor import AnchorSet
@@ -53,12 +53,19 @@ class Candidate:
 
 
 def write_candidate(
-    folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
-) -> Parity:
+    folder: Path,
+    workspace: Workspace,
+    model: LoadedModel,
+    candidate: Candidate,
+    held: EncodedInputs | None = None,
+) -> Exported:
     """Every file of a generation but the report, the card and the manifest; each durably.
 
+    held: samples that were not trained on, to prove the ONNX file with as well.
+
     Raises:
-        EdgePsloraError: a value that is not finite, or an ONNX file that differs from torch.
+        EdgePsloraError: a value that is not finite; GateRefusedError: an ONNX file that differs from
+            torch.
     """
     result, config = candidate.result, candidate.config
     tensors = merged_tensors(workspace.base, model, result.memory)
@@ -85,16 +92,29 @@ def write_candidate(
     head = result.memory.head
     classifier = with_head(model.backbone, head).eval()
     inputs = candidate.data.inputs
-    example = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
-    export_onnx(
-        classifier,
-        example,
-        model.dynamic_axes,
+
+    def prove(path: Path, traced: bool) -> Parity:
+        return prove_export(
+            classifier,
+            path,
+            inputs,
+            config.gate,
+            TASKS[head.task_type],
+            also=held,
+            axes=model.dynamic_axes,
+            unit=head.target_scale,
+            traced=traced,
+        )
+
+    return write_onnx(
         folder / layout.ONNX,
-        metadata=onnx_metadata(workspace, model, candidate.number, config.merge, head),
+        classifier,
+        inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64)),
+        model.dynamic_axes,
+        onnx_metadata(workspace, model, candidate.number, config.to_dict(), head),
+        workspace.current(),
+        prove,
     )
-    task = TASKS[head.task_type]
-    return prove_export(classifier, folder / layout.ONNX, inputs, config.gate, task)
 
 
 def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors]:
@@ -112,7 +132,11 @@ def _factors(model: LoadedModel, result: SessionResult) -> dict[str, LoraFactors
 
 
 def session_metrics(
-    candidate: Candidate, dataset: Dataset, holdout: int, figures: dict[str, Any], parity: Parity
+    candidate: Candidate,
+    dataset: Dataset,
+    holdout: int,
+    figures: dict[str, Any],
+    exported: Exported,
 ) -> dict[str, Any]:
     """What the manifest and `--json` say of the session; JSON values only."""
     result = candidate.result
@@ -132,8 +156,8 @@ def session_metrics(
         "skipped_steps": result.log.bad_steps,
         **figures,
         "peak_rss_bytes": peak_rss_bytes(),
-        "onnx_max_abs_error": parity.max_abs_error,
-        "onnx_agreement": parity.agreement,
+        **parity_figures(exported.parity),
+        "onnx_graph": exported.how,
         "merge_error": result.merge_error,
         "labels": list(head.labels),
         "head": head.kind,

@@ -12,6 +12,9 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.exporters.export import ExportJob, ExportResult, Facts, export_generation
 from edge_pslora.exporters.export_options import ExportOptions, Format
 from edge_pslora.models.types import GivenModule
+from edge_pslora.pipeline.export_cache import write_with_cache
+from edge_pslora.pipeline.export_quantized import write_quantized
+from edge_pslora.pipeline.export_remade import write_remade
 from edge_pslora.pipeline.ort_adapters import write_ort_adapters
 from edge_pslora.pipeline.reopening import Reopened, reopen
 
@@ -49,4 +52,18 @@ def export_with_model(
     )
 
 
-WRITERS: Mapping[Format, ModelWriter] = {"ort-adapter": write_ort_adapters}
+# option of --format onnx -> its writer; the first that was asked for
+ONNX_WRITERS: Mapping[str, ModelWriter] = {
+    "quantize": write_quantized,
+    "kv_cache": write_with_cache,
+    "free_image_size": write_remade,
+    "opset": write_remade,
+}
+
+
+def _write_onnx(job: ExportJob, opened: Reopened) -> Facts:
+    asked = next(name for name in ONNX_WRITERS if getattr(job.options, name))
+    return ONNX_WRITERS[asked](job, opened)
+
+
+WRITERS: Mapping[Format, ModelWriter] = {"onnx": _write_onnx, "ort-adapter": write_ort_adapters}

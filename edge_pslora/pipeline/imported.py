@@ -17,7 +17,7 @@ from torch import nn
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.history import fold, pool_bytes
-from edge_pslora.core.lora import lora_delta
+from edge_pslora.core.replay import low_rank_update
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.exporters.lora_factors import LoraFactors
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
@@ -43,7 +43,7 @@ class Factors:
 
     def delta(self) -> torch.Tensor:
         """D [out, in]."""
-        return lora_delta(self.A, self.B, self.scaling)
+        return torch.from_numpy(low_rank_update(self.B.numpy(), self.A.numpy(), self.scaling))
 
 
 @dataclass(frozen=True)

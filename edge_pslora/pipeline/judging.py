@@ -7,27 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from edge_pslora.config import GateConfig
 from edge_pslora.core.gate import GateDecision, decide
-from edge_pslora.errors import EdgePsloraError
-from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
-from edge_pslora.tasks import TASKS, Task
+from edge_pslora.tasks import TASKS
 from edge_pslora.tasks.types import Measures
 from edge_pslora.training.batches import sorted_batches
-from edge_pslora.training.classifier import Classifier
 from edge_pslora.training.head import Head
 
 BATCH = 32
-PARITY_BATCHES = (1, 7)
 
 
 @dataclass(frozen=True)
@@ -94,39 +88,6 @@ def judged(
         Judged(measures, task.figures(measures, held.targets, head.target_scale))
         for measures in run_measures(runner, held, head, competing or [head.labels])
     ]
-
-
-def parity_batches(inputs: EncodedInputs) -> list[dict[str, torch.Tensor]]:
-    """The shortest and the longest samples: other shapes than the example that was traced."""
-    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
-    return [
-        inputs.batch(order[:size] if i == 0 else order[-size:])
-        for i, size in enumerate(min(n, len(order)) for n in PARITY_BATCHES)
-    ]
-
-
-def prove_export(
-    classifier: Classifier, path: Path, inputs: EncodedInputs, config: GateConfig, task: Task
-) -> Parity:
-    """torch against onnxruntime on this generation's own data, at two batch sizes and lengths.
-
-    Raises:
-        EdgePsloraError: they differ by more than the configured error, or in a prediction.
-    """
-    threads = torch.get_num_threads()
-    parity = check_parity(
-        classifier, path, parity_batches(inputs), threads=threads, predict=task.predict
-    )
-    equal = parity.max_abs_error <= config.max_onnx_abs_error
-    if not (equal or parity.max_rel_error <= config.max_onnx_rel_error):
-        raise EdgePsloraError(
-            str(path),
-            expected=f"outputs equal to torch's within {config.max_onnx_abs_error:.1e}, "
-            f"or {config.max_onnx_rel_error:.1e} of the largest",
-            found=f"a difference of {parity.max_abs_error:.1e}, {parity.max_rel_error:.1e} of it",
-            remedy="the old model was kept; report the model's architecture",
-        )
-    return parity
 
 
 def judge(

@@ -33,10 +33,10 @@ from edge_pslora.models.types import BaseHead
 from edge_pslora.pipeline.adapter_proof import (
     against_torch,
     cost_of_cutting,
-    require_equal,
     require_small,
 )
 from edge_pslora.pipeline.memory_files import load_memory, load_merged, open_base
+from edge_pslora.pipeline.proving import require_equal
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.classifier import Classifier, linear_head, with_head
@@ -44,6 +44,8 @@ from edge_pslora.training.head import Head
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.tensors import open_tensors
+
+_REMEDY = "nothing was written; report the model's architecture"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _prove_base(reopened: Reopened, runner: OnnxRunner, base_head: BaseHead | No
         else Classifier(model.backbone, linear_head(base_head.weight, base_head.bias))
     ).eval()
     parity = against_torch(classifier, runner, reopened.held.inputs, head)
-    require_equal(parity, runner.path, GateConfig())
+    require_equal(parity, runner.path.name, GateConfig(), head.target_scale, _REMEDY)
 
 
 def _write_and_prove(
@@ -175,7 +177,7 @@ def _write_and_prove(
         "onnx_agreement": parity.agreement,
     }
     if update.exact:
-        require_equal(parity, path, GateConfig())
+        require_equal(parity, path.name, GateConfig(), head.target_scale, _REMEDY)
         return found
     cost = cost_of_cutting(generation, adapted, reopened.held, head)
     require_small(cost, path, job.options.max_drop)

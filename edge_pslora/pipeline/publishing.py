@@ -28,7 +28,7 @@ from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.workspace import Workspace
 
 # how the report calls the headline figure
-_METRIC_NAMES = {
+METRIC_NAMES = {
     "accuracy": "accuracy",
     "r2": "R2",
     "f1": "F1",
@@ -114,7 +114,7 @@ def _context(
         model=str(workspace.header.source.get("reference") or workspace.header.source["kind"]),
         created=created,
         parent=None if parent is None else parent.number,
-        metric=_METRIC_NAMES[metrics["metric"]],
+        metric=METRIC_NAMES[metrics["metric"]],
         accuracy_before=metrics["accuracy_before"],
         accuracy_after=metrics["accuracy_after"],
         anchor_before=metrics["anchor_before"],
@@ -158,6 +158,7 @@ def _context(
         ],
         rejected=[(row.where, row.reason) for row in dataset.rejected],
         settings=_flat(config.to_dict()),
+        notes=metrics["notes"],
     )
 
 
@@ -174,8 +175,7 @@ def _checks(
         CheckFacts(
             "ONNX = torch",
             True,
-            f"{metrics['onnx_max_abs_error']:.1e} in any output; allowed {limits.max_onnx_abs_error:.0e}, "
-            f"or {limits.max_onnx_rel_error:.0e} of the largest",
+            _parity(metrics, limits),
         ),
         CheckFacts("holdout no worse", not any("holdout" in r for r in decision.reasons), holdout),
     ]
@@ -184,6 +184,17 @@ def _checks(
         passed = not any("anchor" in r for r in decision.reasons)
         checks.append(CheckFacts("anchor set kept", passed, f"{kept} (p = {figures.anchor_p:.2g})"))
     return checks
+
+
+def _parity(metrics: Mapping[str, Any], limits: GateConfig) -> str:
+    sizes = " and ".join(str(size) for size in dict.fromkeys(metrics["onnx_batch_sizes"]))
+    lengths = sorted(set(metrics["onnx_lengths"]))
+    return (
+        f"{metrics['onnx_max_abs_error']:.1e} in any output, {metrics['onnx_max_rel_error']:.1e} of the "
+        f"largest; allowed {limits.max_onnx_abs_error:.0e} or {limits.max_onnx_rel_error:.0e}; "
+        f"{metrics['onnx_agreement']:.2%} of predictions agree, {metrics['onnx_ties']} are level; "
+        f"batches of {sizes}" + (f", lengths {lengths[0]} to {lengths[-1]}" if lengths else "")
+    )
 
 
 def _past(workspace: Workspace, generation: Generation | None) -> list[SessionFacts]:

@@ -15,6 +15,7 @@ from edge_pslora.models.load import load_model
 from edge_pslora.models.types import GivenModule, LoadedModel
 from edge_pslora.pipeline.judging import Held
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
+from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.opening import require_same_kind, source_from_dict
 from edge_pslora.pipeline.preparing import held_anchors
 from edge_pslora.pipeline.reading import options_for
@@ -41,6 +42,13 @@ class Reopened:
     def example(self) -> dict[str, torch.Tensor]:
         """The model's keyword inputs for the first one or two samples."""
         return self.held.inputs.batch(np.arange(min(2, len(self.held.inputs)), dtype=np.int64))
+
+    def metadata(self) -> dict[str, str]:
+        """What the generation's ONNX files say of themselves."""
+        config = self.generation.manifest.config
+        return onnx_metadata(
+            self.workspace, self.model, self.generation.number, config, self.memory.head
+        )
 
 
 def reopen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
+from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
@@ -83,6 +84,7 @@ def adapt(
         The outcome; `promoted` is False when the gate refused and the old model still serves.
 
     Raises:
+        GateRefusedError: the exported file is not what torch computes; it lies in staging/refused.
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
@@ -169,7 +171,16 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
     )
     with stage("exporting"):
-        parity = write_candidate(staged.folder, workspace, model, candidate)
+        try:
+            exported = write_candidate(staged.folder, workspace, model, candidate, holdout.inputs)
+        except GateRefusedError as problem:
+            workspace.refuse(staged.folder)
+            serving = 0 if parent is None else parent.number
+            problem.figures |= {"generation": serving, "promoted": False, "reason": str(problem)}
+            raise
+    for note in exported.notes:
+        run.stages.progress.say(note)
+    candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
     with stage("checking"):
         new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
@@ -178,7 +189,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
-    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, parity)
+    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
+from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
 
 
 def _labels_in(targets: Array) -> set[str]:
@@ -63,4 +63,5 @@ CLASSIFICATION = Task(
     per_label=_per_label,
     constant=_constant,
     predict=lambda logits: np.asarray(logits.argmax(axis=1)),
+    margin=lambda logits, chosen: half_the_gap(logits, chosen, 1),
 )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
+from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
 
 IDS, MASK = "input_ids", "attention_mask"
 IGNORED = -100  # what torch's cross-entropy leaves out
@@ -62,5 +62,6 @@ LANGUAGE = Task(
     per_label=lambda measures, targets, labels: {},
     constant=lambda train, held, scale: None,
     predict=lambda logits: np.asarray(logits.argmax(axis=2)),
+    margin=lambda logits, chosen: half_the_gap(logits, chosen, 2),
     has_head=False,
 )

@@ -97,5 +97,6 @@ MULTILABEL = Task(
     per_label=_per_label,
     constant=_constant,
     predict=lambda logits: np.asarray(logits > 0),
+    margin=lambda logits, given: np.where((logits > 0) == given, 0.0, np.abs(logits)),
     threshold=0.5,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -36,6 +37,8 @@ class Task:
         or None where there is none.
     predict: outputs -> decisions [N, ...]; two models agree on a sample when all of its are equal.
         None: the outputs themselves.
+    margin: outputs, decisions of another model -> the least change of every output that would lead to
+        those, [N, ...]; see exporters.parity.
     """
 
     metric: str
@@ -48,9 +51,16 @@ class Task:
     per_label: Callable[[Measures, Array, Sequence[str]], dict[str, float]]
     constant: Callable[[Array, Array, float], Array | None]
     predict: Callable[[Array], Array] | None = None
+    margin: Callable[[Array, Array], Array] | None = None
     own_labels: tuple[str, ...] = ()
     has_head: bool = True
     threshold: float = 0.0
+
+
+def half_the_gap(outputs: Array, chosen: Array, axis: int) -> Array:
+    """The margin where the largest along `axis` decides: it loses when both move by half of the gap."""
+    other = np.take_along_axis(outputs, np.expand_dims(chosen, axis), axis).squeeze(axis)
+    return np.asarray((outputs.max(axis=axis) - other) / 2)
 
 
 def mean(values: Array) -> float:

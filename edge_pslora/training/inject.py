@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
+from edge_pslora.config import FactorForm
+from edge_pslora.core.factor_forms import rounded
 from edge_pslora.core.lora import init_lora, lora_delta
+from edge_pslora.core.replay import low_rank_update
 from edge_pslora.training.targets import Target, as_weight
 
 
@@ -26,8 +29,15 @@ class Adapter:
     scaling: float
 
     def delta(self) -> torch.Tensor:
-        """D [out, in], detached."""
-        return lora_delta(self.A.detach(), self.B.detach(), self.scaling)
+        """D [out, in], detached, with the bits that a receiver of A and B gets (core.replay)."""
+        A, B = self.A.detach().numpy(), self.B.detach().numpy()
+        return torch.from_numpy(low_rank_update(B, A, self.scaling))
+
+    def round_to(self, form: FactorForm) -> None:
+        """A and B become what can be shipped in that form."""
+        with torch.no_grad():
+            self.A.copy_(torch.from_numpy(rounded(form, self.A.detach().numpy())))
+            self.B.copy_(torch.from_numpy(rounded(form, self.B.detach().numpy().T)).T)
 
 
 def new_adapters(

@@ -2,9 +2,9 @@
 
 METHOD.md, "Training session t" and "The head": (1) statistics of the new data under the old features
 give a first head; (2) the adapter is trained through it, on base + merged past + new update, with the
-stability loss; (3) the update is merged; (4) the old statistics are transported into the new
-features, the new data's statistics are added, the head is solved again. That is the analytic head;
-what (1) and (4) are for the others, `head_session` says.
+stability loss, and rounded to the form in which it can be shipped; (3) the update is merged; (4) the
+old statistics are transported into the new features, the new data's statistics are added, the head is
+solved again. That is the analytic head; what (1) and (4) are for the others, `head_session` says.
 """
 
 from __future__ import annotations
@@ -156,6 +156,10 @@ def run_session(
             LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
             in_session.rows,
         )
+        for (
+            adapter
+        ) in adapters.values():  # from here on, everything is computed with what is shipped
+            adapter.round_to(config.lora.factors)
         probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
         with torch.no_grad():
             adapter_features = model.backbone(**probe)

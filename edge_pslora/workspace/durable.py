@@ -7,29 +7,33 @@ fsync a success. The file is given up and the error says so.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
-from edge_pslora.workspace.reading import open_regular, read_into
+from edge_pslora.workspace.reading import FileDigest, digest_open, open_regular, read_into
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 # the kernel does not know copy_file_range, cannot between these two files, or may not
 _NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
+_NO_LINK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
 _COPY_CHUNK = 1 << 20
+_DISK_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Append:
-    """Appends to a file in the making: append(data), append.copy(...)."""
+    """Appends to a file in the making: append(data), append.copy(...). descriptor: may be read too."""
 
     descriptor: int
 
@@ -37,6 +41,14 @@ class Append:
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")
         while len(view):
             view = view[os.write(self.descriptor, view[: 1 << 30]) :]
+
+    def digest(self) -> FileDigest:
+        """Length and sha256 of what was appended so far, read back from the file."""
+        digest = hashlib.sha256()
+        size = os.fstat(self.descriptor).st_size
+        path = Path("the file just written")
+        digest_open(self.descriptor, 0, size, path, digest, error=WorkspaceError)
+        return FileDigest(size, digest.hexdigest())
 
     def copy(
         self,
@@ -54,13 +66,26 @@ class Append:
         Raises:
             error: the source ends earlier or cannot be read.
         """
-        done = _copy_in_kernel(source, offset, self.descriptor, length)
+        position = os.lseek(self.descriptor, 0, os.SEEK_CUR)
+        done = 0
+        if (position - offset) % _DISK_BLOCK == 0 and length > 2 * _DISK_BLOCK:
+            # whole blocks can be shared, if they are asked for from their beginning on
+            done = _copy_in_kernel(source, offset, self.descriptor, -offset % _DISK_BLOCK)
+        done += _copy_in_kernel(source, offset + done, self.descriptor, length - done)
         buffer = memoryview(bytearray(min(_COPY_CHUNK, length - done)))
         while done < length:
             part = buffer[: length - done]
             read_into(source, offset + done, part, path, error=error)
             self(part)
             done += len(part)
+
+    @contextmanager
+    def syncing(self) -> Iterator[None]:
+        """What was appended goes to the disk while the block runs; a failed fsync is raised at its end."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            synced = pool.submit(os.fsync, self.descriptor)
+            yield
+            synced.result()
 
 
 @contextmanager
@@ -69,9 +94,9 @@ def new_file(path: Path) -> Iterator[Append]:
 
     On any error the temporary file is removed and what was at `path` stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     with storage_errors(path.parent, path.name):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o644)
         try:
             try:
@@ -97,6 +122,34 @@ def copy_file(source: Path, destination: Path, *, error: type[InputError] = Work
     """Durable copy of a regular file, in bounded memory."""
     with open_regular(source, error=error) as (descriptor, size), new_file(destination) as append:
         append.copy(descriptor, 0, size, source, error=error)
+
+
+def link_file(source: Path, destination: Path) -> None:
+    """A second name for a file, in place of what has that name; a copy where there are no links."""
+    temporary = _temporary(destination)
+    with storage_errors(destination.parent, destination.name):
+        try:
+            os.link(source, temporary)
+        except OSError as problem:
+            if problem.errno not in _NO_LINK:
+                raise
+            copy_file(source, destination)
+            return
+        try:
+            temporary.rename(destination)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                temporary.unlink()
+            raise
+        temporary.unlink(missing_ok=True)  # renaming does nothing when both name one file already
+        fsync_folder(destination.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, and make that durable."""
+    with storage_errors(path.parent, path.name):
+        path.unlink()
+        fsync_folder(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -238,6 +291,10 @@ def _copy_in_kernel(source: int, offset: int, target: int, length: int) -> int:
             break
         done += count
     return done
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def _fsync_path(path: Path, flags: int) -> None:

@@ -34,6 +34,36 @@ def writer_lock(workspace: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on any folder, without a file in it: for the time that files there are replaced.
+
+    Raises:
+        WorkspaceLockedError: another process holds it (at once, no waiting).
+        EdgePsloraError: no such folder.
+    """
+    with storage_errors(folder, folder.name):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            os.close(descriptor)
+            raise WorkspaceLockedError(
+                str(folder),
+                expected="no other writer",
+                found="another process",
+                remedy="wait for it to end, then run the same command again",
+            ) from problem
+        except OSError:
+            os.close(descriptor)
+            raise
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
 def _acquire(workspace: Path) -> int:
     path = workspace / layout.LOCK
     while True:

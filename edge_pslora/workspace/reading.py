@@ -9,10 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from edge_pslora.errors import InputError, WorkspaceError
 
 _CHUNK = 1 << 20
+
+
+class Hash(Protocol):
+    """A sum in the making, such as hashlib.sha256()."""
+
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,29 @@ def digest_file(path: Path, *, error: type[InputError] = WorkspaceError) -> File
     """Length and sha256 of a regular file, in bounded memory."""
     digest = hashlib.sha256()
     with open_regular(path, error=error) as (descriptor, size):
-        for offset in range(0, size, _CHUNK):
-            length = min(_CHUNK, size - offset)
-            digest.update(read_exactly(descriptor, offset, length, path, error=error))
+        digest_open(descriptor, 0, size, path, digest, error=error)
     return FileDigest(size, digest.hexdigest())
+
+
+def digest_open(
+    descriptor: int,
+    first: int,
+    end: int,
+    path: Path,
+    digest: Hash,
+    *,
+    error: type[InputError] = WorkspaceError,
+) -> None:
+    """Put the bytes `first` to `end` of an open file into `digest`, in bounded memory.
+
+    Raises:
+        error: the file ends earlier or cannot be read.
+    """
+    buffer = memoryview(bytearray(min(_CHUNK, max(end - first, 0))))
+    for offset in range(first, end, _CHUNK):
+        part = buffer[: min(_CHUNK, end - offset)]
+        read_into(descriptor, offset, part, path, error=error)
+        digest.update(part)
 
 
 def _reason(problem: OSError | ValueError) -> str:

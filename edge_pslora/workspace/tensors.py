@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,13 @@ class TensorFile:
             raise self._damaged(name, "0 or 1 in each byte", "other values")
         if finite and dtype in FLOATS and not all_finite(out):
             raise self._damaged(name, "finite values", "NaN or infinity")
+
+    def part(self, name: str, first: int, count: int) -> Array:
+        """At most `count` entries from `first` on, flat; fewer at the tensor's end."""
+        spec = self.header.specs[name]
+        values = np.empty(min(count, math.prod(spec.shape) - first), DTYPES[spec.dtype])
+        self.read_part(name, first, values)
+        return values
 
     def _damaged(self, name: str, expected: str, found: str) -> InputError:
         return self.error(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from benchmarks.streams.plan import Cut, Plan, Session, StreamScript, Test, pair
 from benchmarks.streams.report import markdown, rows_of
 from benchmarks.streams.run import run_plan
 from benchmarks.streams.tiny_language import make_model
+from edge_pslora.cli.main import main as command_line
 from edge_pslora.errors import DataError, UsageError
 
 CUT = Cut(train=None, test=None)
+Command = Callable[..., dict[str, Any]]
 
 
 def test_data_is_cut_into_disjoint_parts_that_the_seed_decides() -> None:
@@ -173,10 +177,32 @@ def _tiny(work: Path, cut: Cut) -> Plan:
     )
 
 
+def _first_as_a_process() -> Command:
+    """The first command is a process, as every one is of a real run; the others save its start."""
+    calls = 0
+
+    def run_it(
+        arguments: Sequence[str], imports: Sequence[Path] = (), allowed: Sequence[int] = (0,)
+    ) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return edge_pslora(arguments, imports, allowed)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = command_line([*arguments, "--json"])
+        facts: dict[str, Any] = json.loads(out.getvalue())
+        assert code in allowed, facts
+        return facts
+
+    return run_it
+
+
 @pytest.mark.slow
 def test_a_stream_of_two_sessions_really_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(run, "edge_pslora", _first_as_a_process())
     assert main(StreamScript("tiny", CUT, _tiny), ["--limit", "30"], out=tmp_path) == 0
     assert "| turn 0 |" in capsys.readouterr().out
     content = json.loads((tmp_path / "stream-tiny-limit.json").read_text())

@@ -45,10 +45,10 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--no-magnitude", "--stability-every", "3", "--stability-stride", "4"),
         *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
         *("--ridge", "0.1", "--class-balance", "session", "--label-template", "about {}"),
-        *("--head-budget", "3MB"),
+        *("--head-budget", "3MB", "--factors", "bf16"),
     )
     assert pipeline.given["config"] == c.AdaptConfig(
-        lora=c.LoraConfig(rank=4, alpha=8.0, target_modules=("fc1", "fc2")),
+        lora=c.LoraConfig(rank=4, alpha=8.0, target_modules=("fc1", "fc2"), factors="bf16"),
         stability=c.StabilityConfig(
             weight=0.2,
             temperature=2.0,

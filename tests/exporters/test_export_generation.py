@@ -226,7 +226,8 @@ def test_a_head_only_generation_has_no_adapter(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("format_name", sorted(WRITERS))  # the others need the model
+# the others need the model, or (delta: test_pipeline_delta.py) a generation that was trained
+@pytest.mark.parametrize("format_name", sorted(WRITERS.keys() - {"delta"}))
 def test_the_same_export_twice_gives_the_same_bytes(
     opened: Workspace, tmp_path: Path, format_name: Format
 ) -> None:

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edge_pslora.errors import ModelError, UsageError
-from edge_pslora.exporters.parity import check_parity, compare
+from edge_pslora.exporters.parity import ROUNDING, check_parity, compare
 from edge_pslora.exporters.run import open_onnx, run_onnx
+from edge_pslora.tasks import TASKS
 
 
 class Affine(nn.Module):
@@ -72,6 +73,17 @@ def test_values_that_are_not_finite_never_pass(fault: float) -> None:
         assert parity.agreement == 0.0
 
 
+def test_each_batch_has_to_keep_to_one_of_the_limits() -> None:
+    small, large = np.float32([[1.0, 0.5]]), np.float32([[400.0, 100.0]])
+    parity = compare([(small, small + np.float32(5e-5)), (large, large + np.float32(1e-3))])
+    assert parity.max_abs_error > 1e-4
+    assert parity.max_rel_error > 1e-5
+    assert parity.within(1e-4, 1e-5)
+    assert not parity.within(4e-5, 1e-5)
+    assert not parity.within(1e-4, 1e-6)
+    assert not compare([(small, small * np.nan)]).within(1e9, 1e9)
+
+
 def test_other_shapes_never_pass() -> None:
     assert compare([(np.ones((2, 3)), np.ones((2, 1)))]).max_abs_error == np.inf
 
@@ -94,6 +106,59 @@ def test_error_is_the_largest_shift_and_batches_only_add(values: np.ndarray, shi
 def test_regression_agrees_by_value() -> None:
     expected = np.float32([[1.0], [2.0]])
     assert compare([(expected, expected + np.float32([[0.0], [0.5]]))], None).agreement == 0.5
+
+
+def test_only_where_torch_is_level_may_a_decision_differ() -> None:
+    expected = np.float32([[100.0, 50.0], [3.0, 3.0 + 1e-4], [0.0, 1.0]])
+    found = expected.copy()
+    found[1] = found[1, ::-1]
+    parity = compare([(expected, found)])
+    assert (parity.ties, parity.differing) == (1, 0)
+    assert parity.agreement == pytest.approx(2 / 3)
+    # of outputs this small the same error is no rounding: the two labels changed places
+    small = np.float32([[1e-4, 0.0], [0.0, 2e-5]])
+    parity = compare([(small, small[:, ::-1])])
+    assert parity.max_abs_error <= 1e-4
+    assert (parity.ties, parity.differing, parity.agreement) == (0, 2, 0.0)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_decisions_of_every_kind_of_task(kind: str) -> None:
+    """One decision a sample, a label or a token; of values none."""
+    task = TASKS[kind]
+    rng = np.random.default_rng(0)
+    shape = {"regression": (4, 1), "language": (4, 3, 5)}.get(kind, (4, 5))
+    expected = rng.normal(size=shape).astype(np.float32)
+    count = {"classification": 4, "multilabel": 20, "language": 12, "regression": 4}[kind]
+    same = compare([(expected, expected)], task.predict, task.margin)
+    assert (same.agreement, same.ties, same.differing) == (1.0, 0, 0)
+    first = (0,) * (expected.ndim - 1)  # a sample, or a token
+    other = expected.copy()
+    other[first] = -other[first] if kind != "multilabel" else [-other[first][0], *other[first][1:]]
+    found = compare([(expected, other)], task.predict, task.margin)
+    assert found.differing == (0 if kind == "regression" else 1)
+    assert found.agreement == pytest.approx(1 - 1 / count)
+    if task.margin is not None:
+        level = expected.copy()
+        # the last of the best two, so that it wins only by being larger
+        rival = 0 if kind == "multilabel" else int(np.argsort(level[first])[-2:].max())
+        level[(*first, rival)] = 0.0 if kind == "multilabel" else level[first].max()
+        if kind != "multilabel":
+            level[(*first, int(np.argsort(expected[first])[-2:].min()))] = expected[first].max()
+        near = level.copy()
+        near[(*first, rival)] += 1e-6
+        found = compare([(level, near), (near, level)], task.predict, task.margin)
+        assert (found.ties, found.differing) == (2, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_half_precision_is_known_by_its_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    module = Affine()
+    module.weight = nn.Parameter(torch.zeros(3, dtype=dtype))
+    batch = {"x": torch.ones(2, 3).to(torch.float32)}
+    found = check_parity(module, add_model(tmp_path / "m.onnx"), [batch], threads=1)
+    assert found.dtype == str(dtype).removeprefix("torch.")
+    assert found.dtype in ROUNDING
 
 
 def test_no_batches_is_refused(tmp_path: Path) -> None:

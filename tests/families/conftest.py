@@ -9,11 +9,6 @@ import pytest
 from tests.pipeline import pipeline_kit as kit
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _fast_exports() -> None:
-    kit.build_operator_table_once()
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., kit.Outcome]:
     """The command line in this process: run(*arguments) -> Outcome."""

@@ -27,9 +27,10 @@ VOCABULARY = len(WORDS) + 4
 POSITIONS = 32
 SIDE = 16
 
+# one layer, except where layers differ or share weights: an export takes as long as its graph is
 SIZES = {
     "hidden_size": 16,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 24,
 }
@@ -40,14 +41,14 @@ TEXT = {
     "initializer_range": 0.3,
 }
 IMAGE = {**SIZES, "image_size": SIDE, "patch_size": 4, "initializer_range": 0.2}
-DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
+DISTIL = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24}
 DISENTANGLED = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-CONVNEXT = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "patch_size": 2}
+CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2}
 
 # family -> (prefix of transformers' classes, configuration beyond TEXT)
 TEXT_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -72,16 +73,16 @@ TEXT_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "electra": ("Electra", {"embedding_size": 8}),
     "mpnet": ("MPNet", {"pad_token_id": 1}),
-    "albert": ("Albert", {"embedding_size": 8}),
+    "albert": ("Albert", {"embedding_size": 8, "num_hidden_layers": 2}),
     "gpt2": (
         "GPT2",
-        {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": POSITIONS}
+        {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": POSITIONS}
         | {"bos_token_id": None, "eos_token_id": None},
     ),
     "modernbert": (
         "ModernBert",
-        {"local_attention": 8, "initializer_cutoff_factor": 2.0, "cls_token_id": 2}
-        | {"sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+        {"num_hidden_layers": 2, "local_attention": 8, "initializer_cutoff_factor": 2.0}
+        | {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
     ),
 }
 
@@ -101,7 +102,8 @@ MOBILE = {"depth_multiplier": 0.05, "min_depth": 8, "image_size": SIDE}
 # family -> (prefix, configuration, preprocessor_config.json)
 IMAGE_CLASSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vit": ("ViT", IMAGE, PLAIN),
-    "deit": ("DeiT", IMAGE, CROPPED),
+    # its class token starts at zero: the first layer has no query
+    "deit": ("DeiT", {**IMAGE, "num_hidden_layers": 2}, CROPPED),
     "dinov2": ("Dinov2", {**IMAGE, "mlp_ratio": 2}, CROPPED),
     "convnext": ("ConvNext", CONVNEXT, SHORTEST),
     "mobilenet-v1": ("MobileNetV1", MOBILE, CROPPED),
@@ -171,7 +173,7 @@ def save_model(
             if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
                 torch.nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, torch.nn.Conv2d):
-                torch.nn.init.normal_(module.weight, std=1.3)
+                torch.nn.init.normal_(module.weight, std=1.1)
     model.save_pretrained(folder)
     return folder
 

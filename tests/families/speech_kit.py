@@ -15,9 +15,10 @@ from tests.pipeline.pipeline_kit import TOPICS
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 WORDS = sorted({"the", "and", "a", *" ".join(TOPICS.values()).split()})
 VOCABULARY = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 DECODER = {
     **LAYERS,
+    "num_hidden_layers": 2,
     "intermediate_size": 48,
     "num_key_value_heads": 2,
     "vocab_size": len(VOCABULARY),
@@ -27,8 +28,16 @@ DECODER = {
     "pad_token_id": 0,
     "initializer_range": 0.3,
 }
+GPT2 = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    **{name: DECODER[name] for name in ("vocab_size", "initializer_range")},
+    **{name: DECODER[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+}
 # a receptive field of 136 samples, a frame every 64: 8 ms of sound at 8 kHz
-CONVOLUTIONS = {"conv_dim": (16, 16, 16), "conv_kernel": (16, 8, 3), "conv_stride": (8, 4, 2)}
+CONVOLUTIONS = {"conv_dim": (16, 16), "conv_kernel": (16, 16), "conv_stride": (8, 8)}
 RATE = 8_000
 
 
@@ -65,7 +74,8 @@ def ast(folder: Path, suffix: str = "Model", **more: Any) -> Path:
     """Spectrograms of 32 frames and 32 bands."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ASTConfig(
-        **LAYERS,
+        **LAYERS
+        | {"num_hidden_layers": 2},  # the class token starts at zero: the first has no query
         intermediate_size=48,
         patch_size=8,
         frequency_stride=8,
@@ -84,18 +94,7 @@ def ast(folder: Path, suffix: str = "Model", **more: Any) -> Path:
 def gpt2(folder: Path, suffix: str = "LMHeadModel", **more: Any) -> Path:
     """Tied, and its products are transformers' Conv1D."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=len(VOCABULARY),
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-        initializer_range=0.3,
-        **more,
-    )
+    config = transformers.GPT2Config(**{**GPT2, **more})
     _save(folder, getattr(transformers, f"GPT2{suffix}"), config)
     return save_tokenizer(folder)
 
@@ -134,6 +133,10 @@ LANGUAGE: dict[str, Callable[..., Path]] = {
     "smollm": smollm,
 }
 TIED = {"gpt2", "qwen2", "smollm"}
+# for tests that export: that takes as long as the graph is
+SHALLOW: dict[str, dict[str, int]] = {
+    name: {"n_layer" if name == "gpt2" else "num_hidden_layers": 1} for name in LANGUAGE
+}
 
 
 def save_tokenizer(folder: Path, *, pad: bool = False, end: bool = True) -> Path:

@@ -18,8 +18,6 @@ from edge_pslora.errors import DataError, ModelError, UsageError
 from edge_pslora.evaluation import evaluate
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
-from edge_pslora.exporters.onnx_export import export_onnx
-from edge_pslora.exporters.parity import check_parity
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.audio_forms import log_mel
 from edge_pslora.models.encode_audio import AudioEncoder
@@ -30,7 +28,7 @@ from edge_pslora.training.targets import find_targets
 from edge_pslora.workspace.workspace import Workspace
 from tests.audio_kit import RATE, tone, write_tones, write_wav
 from tests.families import speech_kit as kit
-from tests.pipeline.pipeline_kit import build_operator_table_once
+from tests.families.family_checks import Served, assert_parity, served
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("soundfile")
@@ -38,11 +36,6 @@ pytest.importorskip("soxr")
 pytest.importorskip("kaldi_native_fbank")
 
 CONFIG = AdaptConfig(train=TrainConfig(epochs=3, learning_rate=5e-3, batch_size=16))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_exports() -> None:
-    build_operator_table_once()
 
 
 def opened(folder: Path, base: Path, samples: Samples, **options: float) -> LoadedModel:
@@ -71,7 +64,8 @@ def model_length(model: LoadedModel) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["auto", *kit.AUDIO])
-def test_two_sessions(family, tmp_path):
+def test_two_sessions(family, tmp_path, device):
+    """Learned, kept, read by transformers, and run where there is no torch."""
     model = family if family == "auto" else str(kit.AUDIO[family](tmp_path / "tiny"))
     workspace = two_sessions(model, tmp_path)
     test = write_tones(tmp_path / "test", ("low", "high", "middle", "wide"), 8, seed=500)
@@ -81,18 +75,26 @@ def test_two_sessions(family, tmp_path):
     # the anchors are 16-bit sound, and judged as such
     anchors = load_file(Workspace.open(workspace).published(None).file("anchor.safetensors"))
     assert any(array.dtype == np.int16 and array.ndim == 2 for array in anchors.values())
+    samples = read_dataset(test).train
+    the_device_takes_waves_of_any_length(served(workspace, device), samples, family)
+    if family != "auto":
+        the_merged_file_is_read_by_transformers(family, tmp_path, samples)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(kit.AUDIO))
-def test_the_merged_file_is_read_by_transformers(family, tmp_path):
+def the_device_takes_waves_of_any_length(found: Served, samples: Samples, family: str) -> None:
+    inputs = found.model.encoder.encode(samples)
+    batches = [inputs.batch(np.array(rows)) for rows in ([0, 3, 5], [2])]
+    if family.startswith("wav2vec2"):
+        for size in (136, 333, 1_500):
+            batches.append({name: value[:, :size] for name, value in batches[0].items()})
+    assert_parity(found, batches)
+
+
+def the_merged_file_is_read_by_transformers(family: str, tmp_path: Path, samples: Samples) -> None:
     """Every tensor traced, also those that weight norm computes a convolution from."""
-    folder = kit.AUDIO[family](tmp_path / "tiny")
-    data = write_tones(tmp_path / "data", ("low", "high"), 16)
-    result = adapt(data, model=str(folder), workspace=tmp_path / "w", config=CONFIG)
-    assert result.promoted, result.reason
     export_generation(tmp_path / "w", tmp_path / "out", ExportOptions("safetensors"))
-    base, merged = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "out"))
+    folders = (tmp_path / "tiny", tmp_path / "out")
+    base, merged = (load_file(folder / "model.safetensors") for folder in folders)
     changed = {name for name in base if not np.array_equal(base[name], merged[name])}
     assert set(base) <= set(merged)
     assert changed
@@ -105,7 +107,6 @@ def test_the_merged_file_is_read_by_transformers(family, tmp_path):
     state = model.state_dict()
     weight_norm = [name for name in state if "parametrizations" in name]
     assert bool(weight_norm) == (family != "ast")
-    samples = read_dataset(data).train
     loaded = opened(tmp_path / "out", tmp_path / "again", samples)
     assert set(weight_norm) <= set(loaded.file_names)
     batch = loaded.encoder.encode(samples).batch(np.arange(4))
@@ -175,21 +176,6 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(tmp_path):
             together = model.backbone(**inputs.batch(np.arange(6)))
             alone = torch.cat([model.backbone(**inputs.batch(np.array([i]))) for i in range(6)])
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-masked"])
-def test_onnx_takes_waves_of_any_length(family, tmp_path):
-    samples = sounds(tmp_path / "data")
-    model = opened(kit.AUDIO[family](tmp_path / family), tmp_path / "base", samples)
-    inputs = model.encoder.encode(samples)
-    path, backbone = tmp_path / "model.onnx", model.backbone.eval()
-    export_onnx(backbone, inputs.batch(np.arange(2)), model.dynamic_axes, path, metadata={})
-    batches = [inputs.batch(np.array(rows)) for rows in ([0, 3, 5], [2])]
-    for size in (136, 333, 1_500):
-        batches.append({name: value[:, :size] for name, value in batches[0].items()})
-    parity = check_parity(backbone, path, batches, threads=1)
-    assert parity.max_abs_error < 1e-4
-    assert parity.batch_sizes == (3, 1, 3, 3, 3)
 
 
 def test_spectrograms_as_transformers_prepares_them(tmp_path):

@@ -101,8 +101,8 @@ CASES: dict[str, tuple[str, Change, str]] = {
     ),
     "fewer layers than config.json says": (
         "bert",
-        config(num_hidden_layers=3),
-        r"16 missing, the first is encoder\.layer\.2",
+        config(num_hidden_layers=2),
+        r"16 missing, the first is encoder\.layer\.1",
     ),
     "a smaller model than config.json says": (
         "bert",

@@ -23,8 +23,10 @@ from tests.families.family_checks import ends
 
 transformers = pytest.importorskip("transformers")
 
+TWO = {"num_hidden_layers": 2}
+SIZES = {**family_kit.SIZES, **TWO}
 WORDS = {"vocab_size": 11}
-DECODER = {**family_kit.SIZES, **WORDS, "num_key_value_heads": 1}
+DECODER = {**SIZES, **WORDS, "num_key_value_heads": 1}
 GATED = ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 SPEECH = {"conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2]} | {
     "num_conv_pos_embeddings": 4,
@@ -44,18 +46,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "Qwen3": ("ForCausalLM", {**DECODER, "head_dim": 8}, GATED),
     "Wav2Vec2": (
         "Model",
-        {**family_kit.SIZES, **SPEECH},
+        {**SIZES, **SPEECH},
         ("q_proj", "v_proj", "intermediate_dense", "output_dense"),
     ),
     "AST": (
         "Model",
-        {**family_kit.SIZES, "num_mel_bins": 16, "max_length": 32, "patch_size": 8}
+        {**SIZES, "num_mel_bins": 16, "max_length": 32, "patch_size": 8}
         | {"frequency_stride": 8, "time_stride": 8},
         VIT,
     ),
     "MiniLM": (
         "Model",
-        family_kit.TEXT,
+        {**family_kit.TEXT, **TWO},
         ("self.query", "self.value", "intermediate.dense", "output.dense"),
     ),
 }

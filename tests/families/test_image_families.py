@@ -26,6 +26,7 @@ from tests.families.family_checks import (
     served,
 )
 from tests.pipeline import pipeline_kit as kit
+from tests.torch_free import TorchFree
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,7 +75,7 @@ def upper_two_thirds(model: nn.Module) -> list[str]:
     ("name", "headed"),
     [pytest.param(*case, marks=SLOW if "mobilenet" in case[0] else ()) for case in CASES],
 )
-def test_an_image_family(tmp_path: Path, name: str, headed: bool) -> None:
+def test_an_image_family(tmp_path: Path, device: TorchFree, name: str, headed: bool) -> None:
     labels = LABELS if headed else None
     base = family_kit.IMAGE_FAMILIES[name](tmp_path / "model", labels=labels)
     assert (base / "model.safetensors").stat().st_size < 300_000
@@ -82,7 +83,7 @@ def test_an_image_family(tmp_path: Path, name: str, headed: bool) -> None:
     assert result.promoted, result.reason
     assert result.metrics["onnx_agreement"] == 1.0
     targets = [layer["name"] for layer in result.metrics["layers"]]
-    found = served(tmp_path / "w")
+    found = served(tmp_path / "w", device)
     assert found.model.notes == ()
     if name in TARGETS:
         assert ends(targets, TARGETS[name]) == set(TARGETS[name])
@@ -98,13 +99,15 @@ def test_an_image_family(tmp_path: Path, name: str, headed: bool) -> None:
 
 
 @pytest.mark.slow
-def test_batch_norms_are_trained_on_request_and_their_statistics_never(tmp_path: Path) -> None:
+def test_batch_norms_are_trained_on_request_and_their_statistics_never(
+    tmp_path: Path, device: TorchFree
+) -> None:
     base = family_kit.IMAGE_FAMILIES["resnet"](tmp_path / "model")
     data = kit.write_images(tmp_path / "data", (0, 1), 30)
     config = replace(CONFIG, train=replace(CONFIG.train, train_norms=True))
     result = adapt(data, model=str(base), workspace=tmp_path / "w", config=config)
     assert result.promoted, result.reason
-    found = served(tmp_path / "w")
+    found = served(tmp_path / "w", device)
     norms = set(norm_parameters(found.model.backbone.model))
     changed = changed_tensors(tmp_path / "w")
     assert {found.model.file_names[name] for name in norms} <= changed
@@ -112,7 +115,7 @@ def test_batch_norms_are_trained_on_request_and_their_statistics_never(tmp_path:
     assert_parity(found, batches(found, data))
 
 
-def test_a_second_session_with_new_labels(tmp_path: Path) -> None:
+def test_a_second_session_with_new_labels(tmp_path: Path, device: TorchFree) -> None:
     base = family_kit.IMAGE_FAMILIES["convnext"](tmp_path / "model", labels=LABELS)
     results = [learn(tmp_path, base, (0, 1)), learn(tmp_path, None, (1, 4))]
     assert results[1].generation == results[0].generation + 1
@@ -120,5 +123,5 @@ def test_a_second_session_with_new_labels(tmp_path: Path) -> None:
     generation = Workspace.open(tmp_path / "w").generation(results[1].generation)
     assert generation.labels == (*LABELS, "digit 4")
     assert results[1].promoted, results[1].reason
-    found = served(tmp_path / "w")
+    found = served(tmp_path / "w", device)
     assert_parity(found, batches(found, tmp_path / "14"))

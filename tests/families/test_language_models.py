@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +22,8 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.targets import find_targets
 from edge_pslora.workspace.workspace import Workspace
 from tests.families import speech_kit as kit
-from tests.pipeline.pipeline_kit import build_operator_table_once, write_jsonl
+from tests.pipeline.pipeline_kit import write_jsonl
+from tests.torch_free import assert_the_device_agrees
 
 transformers = pytest.importorskip("transformers")
 
@@ -42,17 +42,16 @@ def texts(task_type: str = "language") -> Samples:
     return Samples("text", task_type, list(TEXTS), np.array(labels))  # type: ignore[arg-type]
 
 
+def shallow(family: str, folder: Path, *suffix: str, **more: Any) -> Path:
+    return kit.LANGUAGE[family](folder, *suffix, **{**kit.SHALLOW[family], **more})
+
+
 def opened(
     folder: Path, base: Path, task_type: str = "language", options: ModelOptions | None = None
 ) -> LoadedModel:
     base.mkdir()
     source = import_base(str(folder), None, texts(task_type), options or ModelOptions(), base)
     return load_model(source, base)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_exports() -> None:
-    build_operator_table_once()
 
 
 @pytest.fixture(params=sorted(kit.LANGUAGE))
@@ -104,9 +103,9 @@ def test_tied_weights_are_no_targets_and_stay_one_tensor(family, tmp_path):
             find_targets(module, ("lm_head",))
 
 
-def test_onnx_equals_torch(family, tmp_path):
+def test_onnx_equals_torch(family, tmp_path, device):
     """At several batch sizes and lengths, the shortest too, and in a process without torch."""
-    model = opened(kit.LANGUAGE[family](tmp_path / family), tmp_path / "base")
+    model = opened(shallow(family, tmp_path / family), tmp_path / "base")
     inputs = model.encoder.encode(texts())
     backbone = model.backbone.eval()
     path = tmp_path / "model.onnx"
@@ -122,19 +121,7 @@ def test_onnx_equals_torch(family, tmp_path):
     assert parity.max_abs_error < 1e-4
     assert parity.agreement == 1.0
     assert parity.batch_sizes == (3, 1, 1, 5, 3)
-    arrays = {name: value.numpy() for name, value in batches[3].items()}
-    np.savez(tmp_path / "in.npz", **arrays)
-    code = (
-        "import sys, numpy as np, onnxruntime as ort\n"
-        f"session = ort.InferenceSession({str(path)!r})\n"
-        f"inputs = dict(np.load({str(tmp_path / 'in.npz')!r}, allow_pickle=False))\n"
-        f"np.savez({str(tmp_path / 'out.npz')!r}, logits=session.run(None, inputs)[0])\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    with np.load(tmp_path / "out.npz", allow_pickle=False) as found, torch.no_grad():
-        expected = backbone(**batches[3]).numpy()
-        np.testing.assert_allclose(found["logits"], expected, rtol=0, atol=1e-4)
+    assert_the_device_agrees(device, path, backbone, batches, axis=2)
 
 
 def test_a_pad_token_changes_nothing(tmp_path):
@@ -184,7 +171,7 @@ def test_half_precision_files_are_raised(tmp_path):
 @pytest.mark.parametrize("family", ["qwen2", "smollm"])  # the others: the whole way, below
 def test_as_an_encoder_for_labels(family, tmp_path):
     """The bare model; its features are the mean over the tokens of a text, whatever the padding."""
-    model = opened(kit.LANGUAGE[family](tmp_path / family), tmp_path / "base", "classification")
+    model = opened(shallow(family, tmp_path / family), tmp_path / "base", "classification")
     assert model.feature_size == 32
     assert model.source.options["pooling"] == "mask_mean"
     inputs = model.encoder.encode(texts("classification"))
@@ -203,7 +190,7 @@ def test_as_an_encoder_for_labels(family, tmp_path):
 def test_with_a_classifier_of_its_own(family, tmp_path):
     """It reads the last token, which the padding must not be taken for."""
     names = {"id2label": {0: "0", 1: "1"}, "label2id": {"0": 0, "1": 1}}
-    folder = kit.LANGUAGE[family](tmp_path / family, "ForSequenceClassification", **names)
+    folder = shallow(family, tmp_path / family, "ForSequenceClassification", **names)
     model = opened(folder, tmp_path / "base", "classification")
     assert model.source.options["pooling"] == "logits"
     assert model.base_head is not None
@@ -223,7 +210,7 @@ def test_with_a_classifier_of_its_own(family, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_whole_way_as_a_classifier(family, tmp_path):
-    folder = kit.LANGUAGE[family](tmp_path / family)
+    folder = shallow(family, tmp_path / family)
     config = AdaptConfig(train=TrainConfig(epochs=2, learning_rate=5e-3))
     for number, topics in enumerate((("sport", "food"), ("travel", "money"))):
         data = write_jsonl(tmp_path / f"{number}.jsonl", topics)

@@ -24,6 +24,7 @@ from tests.families.family_checks import (
     served,
 )
 from tests.pipeline import pipeline_kit as kit
+from tests.torch_free import TorchFree
 
 transformers = pytest.importorskip("transformers")
 
@@ -44,12 +45,13 @@ TARGETS = {
     "gpt2": ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"),
     "modernbert": ("attn.Wqkv", "mlp.Wi", "mlp.Wo"),
 }
-LAYERS = {"albert": 1}  # its layers share one set of weights
+LAYERS = {"modernbert": 2}  # the two of albert share one set of weights
 CASES = [
     *((name, headed) for name in ("bert", "distilbert", "roberta") for headed in (False, True)),
     *(("minilm", False), ("deberta", True), ("deberta-v2", True), ("deberta-v3", False)),
     *(("electra", True), ("mpnet", False), ("albert", True), ("modernbert", True), ("gpt2", True)),
 ]
+TWO_SESSIONS = (("roberta", True), ("deberta-v3", False))
 SLOW = pytest.mark.slow
 
 
@@ -72,9 +74,9 @@ def learn(folder: Path, base: Path | None, topics: tuple[str, ...], n: int = 16)
 
 @pytest.mark.parametrize(
     ("name", "headed"),
-    [pytest.param(*case, marks=SLOW if "deberta" in case[0] else ()) for case in CASES],
+    [pytest.param(*case, marks=SLOW if case in TWO_SESSIONS else ()) for case in CASES],
 )
-def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
+def test_a_text_family(tmp_path: Path, device: TorchFree, name: str, headed: bool) -> None:
     labels = LABELS if headed else None
     base = family_kit.TEXT_FAMILIES[name](tmp_path / "model", labels=labels)
     assert (base / "model.safetensors").stat().st_size < 40_000
@@ -83,9 +85,9 @@ def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
     assert result.metrics["onnx_agreement"] == 1.0
     targets = [layer["name"] for layer in result.metrics["layers"]]
     assert ends(targets, TARGETS[name]) == set(TARGETS[name])
-    assert len(targets) == LAYERS.get(name, 2) * len(TARGETS[name])
+    assert len(targets) == LAYERS.get(name, 1) * len(TARGETS[name])
     assert not any("attention.output" in target for target in targets)
-    found = served(tmp_path / "w")
+    found = served(tmp_path / "w", device)
     assert set(found.model.dynamic_axes.values()) == {("batch", "sequence")}
     short, long = batches(found)
     assert short["input_ids"].shape != long["input_ids"].shape
@@ -94,26 +96,24 @@ def test_a_text_family(tmp_path: Path, name: str, headed: bool) -> None:
     if headed:
         auto = transformers.AutoModelForSequenceClassification
         assert_transformers_agrees(tmp_path / "w", tmp_path / "out", auto, long)
+    if (name, headed) in TWO_SESSIONS:
+        a_second_session_with_new_labels(tmp_path, device, result)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "headed"), [("roberta", True), ("deberta-v3", False)])
-def test_a_second_session_with_new_labels(tmp_path: Path, name: str, headed: bool) -> None:
-    labels = LABELS if headed else None
-    base = family_kit.TEXT_FAMILIES[name](tmp_path / "model", labels=labels)
-    results = [learn(tmp_path, base, LABELS), learn(tmp_path, None, ("food", "travel", "money"))]
-    assert results[1].generation == results[0].generation + 1
-    assert set(results[1].metrics["labels"]) == {*LABELS, "travel", "money"}
-    generation = Workspace.open(tmp_path / "w").generation(results[1].generation)
-    assert generation.labels[:2] == tuple(results[0].metrics["labels"])
-    assert results[1].promoted, results[1].reason
-    found = served(tmp_path / "w")
+def a_second_session_with_new_labels(tmp_path: Path, device: TorchFree, first: AdaptResult) -> None:
+    second = learn(tmp_path, None, ("food", "travel", "money"))
+    assert second.generation == first.generation + 1
+    assert set(second.metrics["labels"]) == {*LABELS, "travel", "money"}
+    generation = Workspace.open(tmp_path / "w").generation(second.generation)
+    assert generation.labels[:2] == tuple(first.metrics["labels"])
+    assert second.promoted, second.reason
+    found = served(tmp_path / "w", device)
     assert_parity(found, batches(found))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
+def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path, device: TorchFree) -> None:
     """Transposed weights through two sessions, a merge, an export and PEFT, which warns of nothing."""
     peft = pytest.importorskip("peft")
     base = family_kit.TEXT_FAMILIES["gpt2"](tmp_path / "model")
@@ -124,7 +124,7 @@ def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
     assert export.facts["max_relative_error"] < 1e-3
     own = transformers.AutoModel.from_pretrained(base, local_files_only=True)
     model = peft.PeftModel.from_pretrained(own, str(out)).eval()
-    found = served(tmp_path / "w")
+    found = served(tmp_path / "w", device)
     (batch, _) = batches(found)
     head = read_tensors(out / "head.safetensors")
     with torch.no_grad():
@@ -135,10 +135,10 @@ def test_peft_loads_a_later_adapter_of_gpt_2(tmp_path: Path) -> None:
     np.testing.assert_allclose(features @ head["weight"].T + head["bias"], logits, atol=1e-2)
 
 
-def test_another_pad_token_is_said_aloud(tmp_path: Path) -> None:
+def test_another_pad_token_is_said_aloud(tmp_path: Path, device: TorchFree) -> None:
     base = family_kit.TEXT_FAMILIES["bert"](tmp_path / "model")
     family_kit.save_tokenizer(base, family_kit.ROBERTA_SPECIAL, types=True)
     notes = learn(tmp_path, base, LABELS).metrics["notes"]
-    (note,) = served(tmp_path / "w").model.notes
+    (note,) = served(tmp_path / "w", device).model.notes
     assert note in notes
     assert "pads with the id 1, config.json says 0" in note

@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from edge_pslora.config import AdaptConfig
+from edge_pslora.models.options import ModelOptions
 from edge_pslora.pipeline import adapt
 from tests.pipeline import pipeline_kit as kit
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _fast_exports() -> None:
-    kit.build_operator_table_once()
 
 
 @pytest.fixture
@@ -32,6 +28,16 @@ def two_sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = kit.digits_npz(folder / f"{number}.npz", labels)
         result = adapt(data, model="auto", workspace=folder / "w", config=AdaptConfig())
         assert result.promoted, result.reason
+    return folder / "w"
+
+
+@pytest.fixture(scope="session")
+def image_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace for pictures, made once and only read."""
+    folder = tmp_path_factory.mktemp("images")
+    data = kit.write_images(folder / "photos", (0, 1), 40)
+    options = ModelOptions(image_size=8)
+    assert adapt(data, model="auto", workspace=folder / "w", model_options=options).promoted
     return folder / "w"
 
 

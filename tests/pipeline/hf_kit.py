@@ -21,14 +21,17 @@ SIZES = {
 }
 
 
-def bert_folder(folder: Path, labels: Sequence[str] | None = None) -> Path:
-    """BertModel, or BertForSequenceClassification with these labels; random weights."""
+def bert_folder(folder: Path, labels: Sequence[str] | None = None, *, layers: int = 2) -> Path:
+    """BertModel, or BertForSequenceClassification with these labels; random weights.
+
+    layers: one where it is exported: that takes as long as the graph is.
+    """
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     words = sorted({"the", "and", "a", *" ".join(TOPICS.values()).split()})
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
     config = transformers.BertConfig(
-        **SIZES,
+        **SIZES | {"num_hidden_layers": layers},
         **_labels(labels),
         vocab_size=len(vocabulary),
         pad_token_id=0,
@@ -50,9 +53,10 @@ def bert_folder(folder: Path, labels: Sequence[str] | None = None) -> Path:
 
 
 def vit_folder(folder: Path) -> Path:
-    """A ViTModel for pictures of 16 x 16 pixels."""
+    """A ViTModel of one layer for pictures of 16 x 16 pixels."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(**SIZES, image_size=16, patch_size=4, initializer_range=0.2)
+    one = SIZES | {"num_hidden_layers": 1}
+    config = transformers.ViTConfig(**one, image_size=16, patch_size=4, initializer_range=0.2)
     return _save(folder, transformers.ViTModel, config)
 
 

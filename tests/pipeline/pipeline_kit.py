@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,14 +41,6 @@ TOPICS = {
     "travel": "train hotel ticket airport island luggage passport harbour map tourist",
     "money": "bank loan interest market share price tax budget credit fund",
 }
-
-
-def build_operator_table_once() -> None:
-    """torch builds its table of ONNX operators anew for each export: half of a small session's time."""
-    registration = importlib.import_module("torch.onnx._internal.exporter._registration")
-    apis = getattr(registration, "onnxscript_apis", None)
-    if hasattr(apis, "get_torchlib_ops"):  # private: another version of torch may do without
-        apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)
 
 
 def digits(

@@ -37,9 +37,9 @@ def _warm_up() -> None:
     import numpy as np
 
     import edge_pslora
-    from tests.pipeline.pipeline_kit import build_operator_table_once
+    from tests.export_kit import prepare_exports_once
 
-    build_operator_table_once()
+    prepare_exports_once()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "d.npz"
         rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)

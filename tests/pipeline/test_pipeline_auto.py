@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_pslora import AdaptConfig, TrainConfig, Workspace, adapt, evaluate
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.models.options import ModelOptions
 from tests.pipeline import pipeline_kit as kit
+from tests.pipeline.device_checks import assert_a_device_runs_it
+from tests.torch_free import TorchFree
 
 
-def _check_generations(workspace: Path, results: list[Any]) -> None:
+def _check_generations(workspace: Path, results: list[Any], device: TorchFree) -> None:
     """What holds of every session, whatever the data."""
     opened = Workspace.open(workspace)
     assert opened.generations() == tuple(range(1, len(results) + 1))
@@ -34,9 +38,10 @@ def _check_generations(workspace: Path, results: list[Any]) -> None:
     assert list((workspace / "staging").iterdir()) == []
     assert opened.status(verify=True)["damage"] == []
     assert opened.status()["warnings"] == []
+    assert_a_device_runs_it(device, workspace)
 
 
-def test_tables_with_missing_values(tmp_path):
+def test_tables_with_missing_values(tmp_path, device):
     results = []
     read = ReadOptions(missing=(-9.0,))
     for number, labels in enumerate(((0, 1, 2), (3, 4), (5, 6))):
@@ -44,7 +49,7 @@ def test_tables_with_missing_values(tmp_path):
         missing = ("", "?", "-9")[number]
         data = kit.write_csv(tmp_path / f"{number}.csv", x.reshape(len(x), -1), y, missing)
         results.append(adapt(data, model="auto", workspace=tmp_path / "w", read=read))
-    _check_generations(tmp_path / "w", results)
+    _check_generations(tmp_path / "w", results, device)
     assert results[-1].metrics["labels"] == [str(label) for label in range(7)]
     assert results[-1].metrics["tasks"] == ["0", "1", "2"]
     assert len(results[-1].metrics["accuracy_by_task"]) == 3
@@ -60,13 +65,13 @@ def test_tables_with_missing_values(tmp_path):
     assert found.per_label.keys() == {str(label) for label in range(7)}
 
 
-def test_pictures_as_arrays(tmp_path):
+def test_pictures_as_arrays(tmp_path, device):
     results = []
     for number, labels in enumerate(((0, 1, 2), range(5))):
         x, y = kit.digits(labels, 100, inverted=number == 1)
         data = kit.write_npz(tmp_path / f"{number}.npz", x, y)
         results.append(adapt(data, model="auto", workspace=tmp_path / "w"))
-    _check_generations(tmp_path / "w", results)
+    _check_generations(tmp_path / "w", results, device)
     first = kit.write_npz(tmp_path / "first.npz", *kit.digits((0, 1, 2), part="test"))
     found = evaluate(tmp_path / "w", first, compare_torch=True)
     assert (found.agreement, found.samples) == (1.0, len(kit.digits((0, 1, 2), part="test")[1]))
@@ -74,12 +79,24 @@ def test_pictures_as_arrays(tmp_path):
     assert results[-1].metrics["retention"] > 0.8
 
 
-def test_texts(tmp_path):
+def test_series(tmp_path, device):
+    """Waves of two frequencies in three channels."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    time = np.arange(24)[None, :, None] * (0.3 + 0.6 * y[:, None, None])
+    x = np.sin(time + rng.uniform(0, 6, (120, 1, 3))) + rng.normal(0, 0.1, (120, 24, 3))
+    data = kit.write_npz(tmp_path / "d.npz", x.astype(np.float32), y)
+    result = adapt(data, model="auto", workspace=tmp_path / "w")
+    _check_generations(tmp_path / "w", [result], device)
+    assert result.metrics["accuracy_after"] > 0.8
+
+
+def test_texts(tmp_path, device):
     results = []
     for number, topics in enumerate((("sport", "food"), ("travel", "money"))):
         data = kit.write_jsonl(tmp_path / f"{number}.jsonl", topics)
         results.append(adapt(data, model="auto", workspace=tmp_path / "w", task=f"news {number}"))
-    _check_generations(tmp_path / "w", results)
+    _check_generations(tmp_path / "w", results, device)
     assert results[1].metrics["tasks"] == ["news 0", "news 1"]
     test = kit.write_jsonl(tmp_path / "test.jsonl", tuple(kit.TOPICS), seed=9)
     found = evaluate(tmp_path / "w", test, compare_torch=True)
@@ -87,7 +104,7 @@ def test_texts(tmp_path):
     assert found.accuracy > 0.9
 
 
-def test_a_folder_of_images(tmp_path):
+def test_a_folder_of_images(tmp_path, device):
     results = []
     for number, labels in enumerate(((0, 1), (4, 7))):
         folder = kit.write_images(tmp_path / f"photos {number}", labels)
@@ -95,7 +112,7 @@ def test_a_folder_of_images(tmp_path):
             (folder / "digit 4" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
         options = ModelOptions(image_size=16)
         results.append(adapt(folder, model="auto", workspace=tmp_path / "w", model_options=options))
-    _check_generations(tmp_path / "w", results)
+    _check_generations(tmp_path / "w", results, device)
     assert [r.metrics["rejected"] for r in results] == [0, 1]
     lines = (results[1].folder / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["where"] for line in lines] == ["digit 4/broken.png"]
@@ -107,7 +124,7 @@ def test_a_folder_of_images(tmp_path):
     assert found.accuracy > 0.7
 
 
-def test_regression(tmp_path):
+def test_regression(tmp_path, device):
     """The ink of a digit's lower half, from the whole picture."""
     results, files = [], []
     for number, labels in enumerate((range(5), range(5, 10))):
@@ -116,7 +133,7 @@ def test_regression(tmp_path):
         data = kit.write_csv(tmp_path / f"{number}.csv", x.reshape(len(x), -1), y)
         files.append(data)
         results.append(adapt(data, model="auto", workspace=tmp_path / "w"))
-    _check_generations(tmp_path / "w", results)
+    _check_generations(tmp_path / "w", results, device)
     assert {r.metrics["metric"] for r in results} == {"r2"}
     for data in files:
         found = evaluate(tmp_path / "w", data, compare_torch=True)

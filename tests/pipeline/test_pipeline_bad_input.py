@@ -15,19 +15,6 @@ import pytest
 from tests.pipeline import pipeline_kit as kit
 
 
-@pytest.fixture(scope="session")
-def image_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace for pictures, made once and only read: every run on it must fail."""
-    from edge_pslora import adapt
-    from edge_pslora.models.options import ModelOptions
-
-    folder = tmp_path_factory.mktemp("images")
-    data = kit.write_images(folder / "photos", (0, 1), 40)
-    options = ModelOptions(image_size=8)
-    assert adapt(data, model="auto", workspace=folder / "w", model_options=options).promoted
-    return folder / "w"
-
-
 def _missing(folder: Path) -> list[Any]:
     return [folder / "no such file.csv"]
 

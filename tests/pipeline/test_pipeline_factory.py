@@ -13,6 +13,7 @@ from torch import nn
 from edge_pslora import Workspace, evaluate
 from edge_pslora.workspace.tensors import read_tensors, write_tensors
 from tests.pipeline import pipeline_kit as kit
+from tests.pipeline.device_checks import assert_a_device_runs_it
 
 CODE = '''
 from torch import nn
@@ -61,7 +62,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_two_sessions(weights, run, tmp_path):
+def test_two_sessions(weights, run, tmp_path, device):
     for number, labels in enumerate(((0, 1, 2), (3, 4, 5))):
         data = kit.digits_npz(tmp_path / f"{number}.npz", labels)
         model = ["--model", f"{NAME}.nets:build", "--weights", weights] if number == 0 else []
@@ -74,6 +75,7 @@ def test_two_sessions(weights, run, tmp_path):
     found = evaluate(tmp_path / "w", test, compare_torch=True)
     assert (found.agreement, len(found.unknown_labels)) == (1.0, 0)
     assert found.accuracy > 0.75
+    assert_a_device_runs_it(device, tmp_path / "w")
 
 
 def test_only_targets_and_the_head_change(weights, run, tmp_path):

@@ -22,7 +22,7 @@ def _arrays(workspace: Path, number: int) -> dict[str, np.ndarray]:
 
 
 def test_a_label_text_head_learns_exports_and_goes_on(tmp_path: Path, run: Any) -> None:
-    model = bert_folder(tmp_path / "model")
+    model = bert_folder(tmp_path / "model", layers=1)
     workspace = tmp_path / "w"
     first = write_jsonl(tmp_path / "one.jsonl", ["sport", "food"])
     words = ("--label-template", "the {}")

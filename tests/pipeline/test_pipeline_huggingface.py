@@ -152,7 +152,7 @@ def test_peft_loads_the_export_of_a_later_generation(encoder, tmp_path):
 def test_a_classifier_of_the_base_is_kept_and_grows(tmp_path):
     import transformers
 
-    base = hf_kit.bert_folder(tmp_path / "classifier", labels=FIRST)
+    base = hf_kit.bert_folder(tmp_path / "classifier", labels=FIRST, layers=1)
     config = replace(CONFIG, train=replace(CONFIG.train, learning_rate=1e-2, epochs=8))
     labels = []
     for number, topics in enumerate((FIRST, SECOND)):

@@ -13,6 +13,7 @@ from torch import nn
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt, evaluate
 from edge_pslora.errors import EdgePsloraError, ModelError, UsageError, WorkspaceError
 from tests.pipeline import pipeline_kit as kit
+from tests.pipeline.device_checks import assert_a_device_runs_it
 
 CONFIG = AdaptConfig(lora=LoraConfig(target_modules=("two",)), train=TrainConfig(epochs=1))
 
@@ -63,16 +64,18 @@ def test_an_exported_network_learns_two_sessions(tmp_path, run):
     assert found.facts["agreement"] == 1.0
 
 
-def test_the_same_network_gives_the_same_model_whichever_way_it_comes(tmp_path):
+def test_the_same_network_gives_the_same_model_whichever_way_it_comes(tmp_path, device):
     """A .pt2 file, a module and its function: the same layers learn the same."""
     path = tmp_path / "net.pt2"
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(seeded_net(), (torch.randn(2, 64),), dynamic_shapes=shapes)
     torch.export.save(program, path)
     source = data(tmp_path)[0]
-    models = {"pt2": str(path), "module": seeded_net(), "function": seeded_net}
+    models: dict[str, Any] = {"pt2": str(path), "module": seeded_net(), "function": seeded_net}
     for name, model in models.items():
         assert learn(source, tmp_path / name, model=model).promoted
+        given = None if name == "pt2" else model
+        assert_a_device_runs_it(device, tmp_path / name, given)
     merged = {kit.files_of(tmp_path / name, 1)["model.safetensors"] for name in models}
     assert len(merged) == 1
 

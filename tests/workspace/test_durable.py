@@ -153,3 +153,47 @@ def test_removal_takes_the_name_away_in_one_step(tmp_path, log):
     durable.remove_folder(folder, tmp_path / "trash")
     assert list(tmp_path.iterdir()) == []
     assert "rename" in [name for name, _ in log]
+
+
+def test_a_second_name_replaces_a_file_and_is_durable(tmp_path, log):
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "name").write_bytes(b"old")
+    durable.link_file(tmp_path / "new", tmp_path / "name")
+    assert (tmp_path / "name").samefile(tmp_path / "new")
+    assert [name for name, _ in log] == ["rename", "fsync"]
+    durable.link_file(tmp_path / "new", tmp_path / "name")  # again: nothing is left of it
+    durable.remove_file(tmp_path / "new")
+    assert log[-1] == ("fsync", str(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"name": b"new"}
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_a_copy_where_the_disk_has_no_links(tmp_path, monkeypatch, code):
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", fail)
+    (tmp_path / "new").write_bytes(b"new")
+    durable.link_file(tmp_path / "new", tmp_path / "name")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"name": b"new", "new": b"new"}
+    assert not (tmp_path / "name").samefile(tmp_path / "new")
+
+
+def test_an_fsync_that_fails_meanwhile_is_an_error(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    reached = []
+
+    def write() -> None:
+        with durable.new_file(tmp_path / "f") as append:
+            append(b"data")
+            monkeypatch.setattr(os, "fsync", fail)
+            with append.syncing():
+                reached.append(os.pread(append.descriptor, 4, 0))
+            reached.append(b"never")
+
+    with pytest.raises(EdgePsloraError, match="Input/output error"):
+        write()
+    assert reached == [b"data"]
+    assert list(tmp_path.iterdir()) == []

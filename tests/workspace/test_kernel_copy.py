@@ -79,6 +79,28 @@ def test_the_kernel_is_asked_and_python_reads_nothing(tmp_path, source, monkeypa
     assert asked == [{"offset_src": 10}]
 
 
+def test_whole_blocks_are_asked_for_where_both_files_have_them(tmp_path, monkeypatch):
+    """Then a file system that can shares them, whatever lies before them in their block."""
+    data = os.urandom(5 * 4096)
+    (tmp_path / "large").write_bytes(data)
+    asked = []
+    real = os.copy_file_range
+    monkeypatch.setattr(
+        os,
+        "copy_file_range",
+        lambda s, t, n, **k: (asked.append((k["offset_src"], n)), real(s, t, n, **k))[1],
+    )
+    source = os.open(tmp_path / "large", os.O_RDONLY)
+    for before, expected in ((4096 + 100, [(100, 3996), (4096, 16284)]), (7, [(100, 20280)])):
+        asked.clear()
+        with durable.new_file(tmp_path / "out") as append:
+            append(bytes(before))
+            append.copy(source, 100, 20280, tmp_path / "large")
+        assert (tmp_path / "out").read_bytes() == bytes(before) + data[100:20380]
+        assert asked == expected
+    os.close(source)
+
+
 @pytest.mark.parametrize("code", CANNOT)
 @pytest.mark.parametrize("after", [0, 2])
 def test_where_the_kernel_cannot_python_goes_on_from_there(
