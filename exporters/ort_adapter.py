@@ -33,9 +33,9 @@ class AdapterPlan:
     """What model.onnx takes from outside.
 
     weights: name in the base's file -> initializer of model.onnx. layers: module path -> name in the
-    base's file, of every layer that one of the adapters has. whole: names in the base's file of tensors
-    that an adapter holds as they are. kinds: by module path. head: the base's own weight [C, d] and bias
-    [C], C = 0 where it has none; None for a model without a head of ours.
+    base's file, of every layer that one of the adapters has; factors: of one of those adapters, for their
+    kinds. whole: names in the base's file of tensors that an adapter holds as they are. head: the base's
+    own weight [C, d] and bias [C], C = 0 where it has none; None for a model without a head of ours.
     """
 
     weights: Mapping[str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -231,7 +232,6 @@ def test_names_and_shapes_are_olives(made: Made) -> None:
 
 def test_what_is_constant_stays_constant(made: Made) -> None:
     """Only a weight that is computed with is made anew in every run; a runtime may fold all others."""
-    ir = importlib.import_module("onnx_ir")
     graph = ir.load(made.folder / "model.onnx").graph
     changed = set()
     for name, value in graph.initializers.items():
@@ -282,7 +282,7 @@ def test_a_file_that_is_no_adapter_although_its_digest_is_right(made: Made, tmp_
     path = tmp_path / "a.onnx_adapter"
     path.write_bytes(b"no adapter")
     facts = json.loads(made.adapter(2).with_suffix(".json").read_bytes())
-    sha = importlib.import_module("hashlib").sha256(b"no adapter").hexdigest()
+    sha = hashlib.sha256(b"no adapter").hexdigest()
     path.with_suffix(".json").write_text(json.dumps(facts | {"bytes": 10, "sha256": sha}))
     with pytest.raises(AdapterError, match="that onnxruntime can load"):
         open_adapter(path)
