@@ -17,7 +17,7 @@ from edge_pslora.exporters.model_card import ModelCard, write_card
 from edge_pslora.exporters.parity import Parity
 from edge_pslora.exporters.peft_adapter import write_peft_adapter
 from edge_pslora.exporters.peft_format import AdapterConfig
-from edge_pslora.models.types import EncodedInputs, LoadedModel
+from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.memory_files import merged_tensors, write_memory
 from edge_pslora.pipeline.onnx_metadata import onnx_metadata
 from edge_pslora.pipeline.onnx_writing import Exported, write_onnx
@@ -53,15 +53,9 @@ class Candidate:
 
 
 def write_candidate(
-    folder: Path,
-    workspace: Workspace,
-    model: LoadedModel,
-    candidate: Candidate,
-    held: EncodedInputs | None = None,
+    folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
 ) -> Exported:
     """Every file of a generation but the report, the card and the manifest; each durably.
-
-    held: samples that were not trained on, to prove the ONNX file with as well.
 
     Raises:
         EdgePsloraError: a value that is not finite; GateRefusedError: an ONNX file that differs from
@@ -100,7 +94,6 @@ def write_candidate(
             inputs,
             config.gate,
             TASKS[head.task_type],
-            also=held,
             axes=model.dynamic_axes,
             unit=head.target_scale,
             traced=traced,

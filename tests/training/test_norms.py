@@ -21,15 +21,16 @@ from tests.families import family_kit
 
 transformers = pytest.importorskip("transformers")
 
-DECODER = {**family_kit.SIZES, "vocab_size": 8, "num_key_value_heads": 1}
+TWO = {"num_hidden_layers": 2}
+DECODER = {**family_kit.SIZES, **TWO, "vocab_size": 8, "num_key_value_heads": 1}
 FAMILIES = {
     "Llama": ("LlamaRMSNorm", DECODER, 2 * 2 + 1),
     # query and key are normalised as well
     "Qwen3": ("Qwen3RMSNorm", {**DECODER, "head_dim": 8}, 2 * 4 + 1),
     "Qwen2": ("Qwen2RMSNorm", DECODER, 2 * 2 + 1),
     "GPT2": ("LayerNorm", {"n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 8}, 2 * 2 + 1),
-    "Deberta": ("DebertaLayerNorm", {**family_kit.TEXT}, 2 * 2 + 1),
-    "Bert": ("LayerNorm", {**family_kit.TEXT}, 2 * 2 + 1),
+    "Deberta": ("DebertaLayerNorm", {**family_kit.TEXT, **TWO}, 2 * 2 + 1),
+    "Bert": ("LayerNorm", {**family_kit.TEXT, **TWO}, 2 * 2 + 1),
     "ResNet": ("BatchNorm2d", family_kit.IMAGE_CLASSES["resnet"][1], None),
     "MobileNetV2": ("BatchNorm2d", family_kit.MOBILE, None),
     "T5Encoder": (

@@ -19,6 +19,7 @@ from edge_pslora.workspace.tensors import open_tensors, write_tensors
 _shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(shape=_shapes, limit=st.integers(1, 100))
 def test_tiles_cover_every_entry_once_and_in_order(shape, limit):
     rows, columns = shape[0], math.prod(shape[1:])
