@@ -98,7 +98,7 @@ MaxDrop = Annotated[
     float,
     typer.Option(
         metavar="FRACTION",
-        help="What quantising, or the rank of an ort-adapter, may cost; 0.01 = one point. Default: 0.01.",
+        help="What quantising, or the rank of an ort-adapter, may cost; 0.01 = one point.",
         rich_help_panel=FILES,
     ),
 ]
@@ -107,7 +107,7 @@ Generations = Annotated[
     typer.Option(
         metavar="K",
         min=1,
-        help="How many generations ort-adapter holds: the chosen one and those before. Default: 1.",
+        help="How many generations ort-adapter holds: the chosen one and those before.",
         rich_help_panel=FILES,
     ),
 ]
