@@ -78,7 +78,7 @@ def split_bits(numbers: Integers) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.
     flat = numbers.reshape(-1)
     low = np.zeros(flat.size + flat.size % 2, np.uint8)
     low[: flat.size] = flat & 15
-    return (flat >> 4).astype(np.int8), low[::2] | low[1::2] << 4
+    return (flat >> 4).astype(np.int8), (low[::2] | low[1::2] << 4).astype(np.uint8)
 
 
 def join_bits(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> Integers:
