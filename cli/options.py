@@ -163,7 +163,7 @@ Factors = Annotated[
     typer.Option(
         metavar="FORM",
         help=f"What the update is rounded to before it is merged, so that `export --format delta` can "
-        f"ship it: {', '.join(FACTOR_FORMS)}. Default: int8.",
+        f"ship it: {', '.join(FACTOR_FORMS)}. Default: int12.",
         rich_help_panel=STABILITY,
     ),
 ]

@@ -11,10 +11,15 @@ that only merges files, or looks at a workspace, needs no torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edge_pslora.version import VERSION
+
+# onnxruntime 1.32 and later report every session to their makers over the network, and keep a file in
+# the home folder. It reads this when it is loaded, which is after every module of this package.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from edge_pslora.config import (

@@ -46,7 +46,7 @@ class LoraConfig:
     alpha: float = 16.0
     use_rslora: bool = False
     target_modules: tuple[str, ...] = ("auto",)
-    factors: FactorForm = "int8"
+    factors: FactorForm = "int12"
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 1024, "--rank", "1 to 1024", self.rank)

@@ -10,14 +10,18 @@ step computes one token. Its metadata tell their shape. The likeliest token is t
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from tokenizers import Tokenizer
+
+# onnxruntime would report every session to its makers over the network: said before it is loaded
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 Value = onnxruntime.OrtValue
 

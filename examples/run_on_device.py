@@ -9,10 +9,14 @@ the data, and carries the names of its outputs as metadata. Reads x (and y, if i
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+# onnxruntime would report every session to its makers over the network: said before it is loaded
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+# onnxruntime would report every session to its makers over the network: said before it is loaded
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.torch_free import TorchFree, torch_free_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for children that load onnxruntime alone
 
 
 @pytest.fixture(scope="session")
