@@ -23,7 +23,7 @@ from edge_pslora.exporters.run import open_onnx
 from edge_pslora.pipeline import export_cache
 from edge_pslora.pipeline.exporting import export_with_model
 from tests.families import speech_kit
-from tests.pipeline.pipeline_kit import TOPICS, build_operator_table_once
+from tests.pipeline.pipeline_kit import TOPICS
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -100,12 +100,11 @@ def test_the_device_script_needs_onnxruntime_and_numpy_only():
         line.split()[1].split(".")[0] for line in source.splitlines() if "import " in line[:7]
     }
     imported |= {line.split()[1] for line in source.splitlines() if line.startswith("from ")}
-    assert imported <= {"__future__", "json", "sys", "pathlib", "numpy", "onnxruntime"}
+    assert imported <= {"__future__", "json", "os", "sys", "pathlib", "numpy", "onnxruntime"}
 
 
 def test_generate_on_a_device(tmp_path, monkeypatch):
     """From texts to a file with a cache, which says what the file without one says."""
-    build_operator_table_once()
     base = speech_kit.smollm(tmp_path / "base", num_hidden_layers=1)
     words = TOPICS["sport"].split() * 2
     texts = [" ".join(words[i % 10 : i % 10 + 8]) for i in range(150)]

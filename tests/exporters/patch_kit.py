@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -145,13 +144,6 @@ def export(kind: str, number: int, one: Path, two: Path, base_digest: str) -> di
     return metadata
 
 
-@functools.cache
-def build_operator_table_once() -> None:
-    from tests.pipeline import pipeline_kit
-
-    pipeline_kit.build_operator_table_once()
-
-
 def new_workspace(kind: str, path: Path) -> Workspace:
     """Without a generation; its base digest depends on the kind alone."""
     path.mkdir(parents=True)
@@ -178,7 +170,6 @@ def publish(opened: Workspace, staged: Staged, metadata: dict[str, str]) -> Gene
 
 def workspace_of(kind: str, folder: Path) -> tuple[Workspace, list[Made]]:
     """Generations in folder/w, and in folder/two-1, ... as the exporter writes them in two files."""
-    build_operator_table_once()
     opened = new_workspace(kind, folder / "w")
     made = []
     for number in range(1, len(LABELS[kind]) + 1):

@@ -20,7 +20,6 @@ from edge_pslora.exporters.onnx_quiet import quiet_tracer
 from edge_pslora.exporters.parity import check_parity
 from edge_pslora.pipeline.proving import prove_export
 from edge_pslora.tasks import TASKS
-from tests.pipeline import pipeline_kit as kit
 from tests.tiny import ArrayInputs
 
 HERE = Path(__file__).name
@@ -148,11 +147,6 @@ def line_of(comment: str) -> int:
 def export(model: nn.Module, path: Path, **options: int) -> OnnxFiles:
     example = {"x": torch.randn(2, 4, generator=torch.Generator().manual_seed(0))}
     return export_onnx(model.eval(), example, AXES, path, metadata={"task": "t"}, **options)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_exports() -> None:
-    kit.build_operator_table_once()
 
 
 @pytest.fixture(scope="module")

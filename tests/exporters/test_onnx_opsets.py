@@ -17,7 +17,6 @@ from edge_pslora.exporters.export_options import OPSETS
 from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.parity import check_parity
 from edge_pslora.pipeline import export_remade
-from tests.pipeline import pipeline_kit as kit
 
 # what is written differently from one opset to the next: these have an operator of their own from it on
 OPERATORS = {"Gelu": 20, "Attention": 23}
@@ -69,11 +68,6 @@ class RowsOfIds:
 
 
 AXES = dict.fromkeys(("input_ids", "attention_mask"), ("batch", "sequence"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_exports() -> None:
-    kit.build_operator_table_once()
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -35,7 +35,7 @@ DELTA = ExportOptions("delta")
 CONFIG = AdaptConfig(lora=LoraConfig(target_modules=LAYERS), train=TrainConfig(epochs=1))
 # what the sessions differ in: the form of the factors, the rule, what else is trained
 SESSIONS = (
-    CONFIG,
+    replace(CONFIG, lora=replace(CONFIG.lora, factors="int8")),
     replace(
         CONFIG,
         lora=replace(CONFIG.lora, factors="bf16", rank=3, use_rslora=True),

@@ -35,7 +35,6 @@ CONFIG = AdaptConfig(train=TrainConfig(epochs=1))
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace of the built-in network for pictures."""
     pytest.importorskip("PIL")
-    kit.build_operator_table_once()
     folder = tmp_path_factory.mktemp("pictures")
     data = kit.write_images(folder / "data", (0, 1), 24)
     assert adapt(data, model="auto", workspace=folder / "w", config=CONFIG).promoted
@@ -163,7 +162,6 @@ class Listening(SilentProgress):
 
 
 def test_a_traced_generation_says_so_and_has_no_image_size(tmp_path: Path) -> None:
-    kit.build_operator_table_once()
     data = kit.digits_npz(tmp_path / "data.npz", (0, 1), 60)
     heard = Listening()
     result = adapt(data, model=Careful, workspace=tmp_path / "w", config=CONFIG, progress=heard)
