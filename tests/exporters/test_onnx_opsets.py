@@ -100,6 +100,7 @@ def test_a_graph_that_onnxruntime_cannot_run_is_refused(tmp_path: Path) -> None:
     inputs = RowsOfIds()
     opened = SimpleNamespace(
         classifier=model,
+        model=SimpleNamespace(dynamic_axes=AXES),
         held=SimpleNamespace(inputs=inputs),
         memory=SimpleNamespace(head=SimpleNamespace(task_type="classification")),
     )

@@ -191,5 +191,5 @@ def test_a_traced_generation_says_so_and_has_no_image_size(tmp_path: Path) -> No
     second = adapt(more, model=Careful, workspace=tmp_path / "w", config=CONFIG)
     assert second.metrics["onnx_graph"] != PATCHED  # a decision of another run is not taken over
     assert note in second.metrics["notes"]
-    with pytest.raises(UsageError, match="--free-image-size: expected a model in float"):
+    with pytest.raises(UsageError, match="--free-image-size: expected no --quantize beside it"):
         ExportOptions("onnx", free_image_size=True, quantize="int8")
