@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.export_delta import delta_rows
 from benchmarks.export_forms import FORMS, TORCH, FormRun, measure_forms
 from benchmarks.export_patch import patch_rows
 from benchmarks.export_subjects import SUBJECTS, Size, Subject
@@ -23,7 +24,7 @@ from edge_pslora.pipeline.reopening import Reopened
 SIZE = Size(train=600, test=1000)
 ROUNDS = 60
 QUANTIZED = ("onnx int8", "onnx int8 static")
-DELTA, WHOLE, PLAIN = "delta", "safetensors", "onnx"
+PLAIN = "onnx"
 
 
 def main(
@@ -50,6 +51,7 @@ def main(
                 found[name], again = measure_forms(subject, exports, FORMS, options.rounds)
                 print(_forms_table(name, found[name]) + "\n", flush=True)
                 rows += rows_of(subject, found[name], again)
+                rows += _of(subject, delta_rows(subject.workspace, work, options.repeats))
                 rows += patch_rows(subject, again, work, options.repeats)
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -93,12 +95,15 @@ def rows_of(subject: Subject, runs: Sequence[FormRun], again: Reopened) -> list[
             0.7,
         ),
     ]
-    delta = by[DELTA].bytes / by[WHOLE].bytes
-    target = 1 / 600 if name == "minilm" else None
-    rows.append(row(f"{name}: replay delta / safetensors", [delta], "ratio", "lower", target))
     for form in QUANTIZED:
         rows += _quantized_rows(name, by[form], by[PLAIN], held=name == "minilm")
     return rows
+
+
+def _of(subject: Subject, rows: Sequence[Row]) -> list[Row]:
+    """Under the subject's name; the targets are MiniLM's."""
+    named = [replace(one, figure=f"{subject.name}: {one.figure}") for one in rows]
+    return named if subject.name == "minilm" else [replace(r, target=None, met=None) for r in named]
 
 
 def _quantized_rows(name: str, run: FormRun, plain: FormRun, held: bool) -> list[Row]:
