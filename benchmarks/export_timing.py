@@ -9,10 +9,16 @@ Call = Callable[[], object]
 
 
 def in_turn(calls: Mapping[str, Call], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each call in each round, by name; the rounds to warm up are not kept."""
+    """Seconds of each call in each round, by name; the rounds to warm up are not kept.
+
+    Each round begins with another call: what runs after torch finds its caches cold.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
     for number in range(warm_up + rounds):
-        for name, call in calls.items():
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            call = calls[name]
             start = time.perf_counter()
             call()
             seconds = time.perf_counter() - start
