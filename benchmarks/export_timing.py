@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -11,13 +12,13 @@ Call = Callable[[], object]
 def in_turn(calls: Mapping[str, Call], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of each call in each round, by name; the rounds to warm up are not kept.
 
-    Each round begins with another call: what runs after torch finds its caches cold.
+    Each round has an order of its own: what runs after torch finds its caches cold.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    order, names = random.Random(0), list(calls)
     for number in range(warm_up + rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        order.shuffle(names)
+        for name in names:
             call = calls[name]
             start = time.perf_counter()
             call()
