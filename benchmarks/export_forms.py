@@ -22,7 +22,8 @@ from benchmarks.core_setup import threads_set_to
 from benchmarks.export_subjects import Subject
 from benchmarks.export_timing import in_turn, ratios
 from benchmarks.streams.command import REFUSED, edge_pslora
-from edge_pslora.exporters.run import open_onnx
+from edge_pslora.exporters.adapter_file import open_adapter
+from edge_pslora.exporters.run import OnnxRunner, open_onnx
 from edge_pslora.pipeline.reopening import Reopened, reopen
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
@@ -33,7 +34,7 @@ TORCH = "torch eager"
 
 @dataclass(frozen=True)
 class Form:
-    """name: of the row. arguments: of `edge-pslora export`. runs: whether its model.onnx runs alone."""
+    """name: of the row. arguments: of `edge-pslora export`. runs: whether it has a model.onnx."""
 
     name: str
     arguments: tuple[str, ...]
@@ -45,7 +46,7 @@ FORMS = (
     Form("onnx, external data", ("--format", "onnx", "--external-data")),
     Form("onnx int8", ("--format", "onnx", "--quantize", "int8")),
     Form("onnx int8 static", ("--format", "onnx", "--quantize", "int8-static")),
-    Form("ort-adapter", ("--format", "ort-adapter"), runs=False),
+    Form("ort-adapter", ("--format", "ort-adapter")),
     Form("safetensors", ("--format", "safetensors"), runs=False),
     Form("peft", ("--format", "peft"), runs=False),
     Form("delta", ("--format", "delta"), runs=False),
@@ -78,10 +79,8 @@ def measure_forms(
     exported = {form.name: _export(subject, out, form) for form in forms}
     running = {f.name: exported[f.name] for f in forms if f.runs and not exported[f.name].refused}
     with threads_set_to(1):
-        loads = in_turn(
-            {name: _loading(out / name / layout.ONNX) for name in running}, min(rounds, 9)
-        )
-        calls = {name: _running(again, out / name / layout.ONNX) for name in running}
+        loads = in_turn({name: _loading(out / name) for name in running}, min(rounds, 9))
+        calls = {name: _running(again, out / name) for name in running}
         taken = in_turn({TORCH: _eager(again), **calls}, rounds, warm_up=3)
     runs = [FormRun(TORCH, latency=_milliseconds(taken[TORCH]))]
     for name, run in exported.items():
@@ -131,12 +130,19 @@ def _eager(again: Reopened) -> Callable[[], object]:
     return run
 
 
-def _loading(path: Path) -> Callable[[], object]:
-    return lambda: open_onnx(path, threads=1)
+def _opened(folder: Path) -> OnnxRunner:
+    """The session of an export, with its newest adapter where it takes any."""
+    runner = open_onnx(folder / layout.ONNX, threads=1)
+    adapters = sorted(folder.glob("*.onnx_adapter"))
+    return runner.using(open_adapter(adapters[-1])) if adapters else runner
 
 
-def _running(again: Reopened, path: Path) -> Callable[[], npt.NDArray[Any]]:
-    runner = open_onnx(path, threads=1)
+def _loading(folder: Path) -> Callable[[], object]:
+    return lambda: _opened(folder)
+
+
+def _running(again: Reopened, folder: Path) -> Callable[[], npt.NDArray[Any]]:
+    runner = _opened(folder)
     arrays = {name: tensor.numpy() for name, tensor in _sample(again).items()}
     return lambda: runner.run(arrays)
 

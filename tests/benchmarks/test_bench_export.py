@@ -17,7 +17,9 @@ from edge_pslora.config import GateConfig
 from tests.pipeline import pipeline_kit as kit
 
 CONFIG = AdaptConfig(train=TrainConfig(epochs=1), gate=GateConfig(force=True))
-SHORT = tuple(form for form in FORMS if form.name in ("onnx", "onnx int8", "safetensors"))
+SHORT = tuple(
+    form for form in FORMS if form.name in ("onnx", "onnx int8", "ort-adapter", "safetensors")
+)
 
 
 def tiny(work: Path, size: Size) -> Subject:
@@ -41,6 +43,7 @@ def test_a_run_measures_every_part_and_keeps_to_the_contract(
     assert list(forms) == [TORCH, *(form.name for form in SHORT)]
     assert forms["onnx"]["bytes"] > forms["onnx int8"]["bytes"] > 0
     assert forms["onnx"]["load"] > 0 < forms["onnx"]["latency"]
+    assert forms["ort-adapter"]["latency"] > 0
     assert forms["safetensors"]["latency"] is None
     rows = {row["figure"]: row for row in content["rows"]}
     assert rows["tiny: ONNX against torch, largest difference"]["met"]
