@@ -15,17 +15,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import onnxruntime
 
-from edge_pslora.config import GateConfig
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.exporters import export_files as files
 from edge_pslora.exporters import onnx_quantize as tool
 from edge_pslora.exporters.export import ExportJob, Facts
-from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.onnx_file import LAYOUT_KEY
 from edge_pslora.exporters.onnx_latency import Compared, side_by_side
 from edge_pslora.exporters.onnx_write import write_model
-from edge_pslora.exporters.run import open_onnx
-from edge_pslora.pipeline.proving import prove_export
+from edge_pslora.pipeline.export_remade import remake
 from edge_pslora.pipeline.quantized_trial import Chosen, Trial, choose, word
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
@@ -56,7 +53,7 @@ def write_quantized(job: ExportJob, model: Reopened) -> Facts:
     durable.require_free_space(job.staged, _COPIES * job.chosen.bytes)
     with tempfile.TemporaryDirectory(dir=job.staged, prefix=".quantizing-") as name:
         scratch = Path(name)
-        source = _float_file(job, model, scratch)
+        source, said = _float_file(job, model, scratch)
         trial = Trial.begin(source, scratch, kind, model)
         chosen = choose(trial, job.options.max_drop)
         facts = _facts(trial, chosen)
@@ -67,27 +64,21 @@ def write_quantized(job: ExportJob, model: Reopened) -> Facts:
         ratio = _bytes(written) / _bytes(source)
     files.copy_side_files(job.opened, job.chosen, job.staged)
     facts["size_ratio"] = ratio
-    notes = _notes(trial, chosen, job.options.max_drop, compared, ratio)
+    notes = [*_notes(trial, chosen, job.options.max_drop, compared, ratio), *said]
     return {"quantization": facts, "timings": _timings(compared), "notes": notes}
 
 
-def _float_file(job: ExportJob, model: Reopened, scratch: Path) -> Path:
-    """The published file, or with --opset the same model exported again and proven."""
+def _float_file(job: ExportJob, model: Reopened, scratch: Path) -> tuple[Path, tuple[str, ...]]:
+    """The published file, or with --opset the same model exported again and proven; and notes on it."""
     source = scratch / layout.ONNX
+    if job.options.opset is not None:
+        axes = model.model.dynamic_axes
+        written, _ = remake(model, source, job.options.opset, axes)
+        return source, written.notes
     for part in (layout.ONNX, layout.ONNX_DATA):
         if part == layout.ONNX or job.chosen.has(part):
             files.copy_published(job.chosen, part, scratch / part)
-    if job.options.opset is None:
-        return source
-    metadata = {k: v for k, v in open_onnx(source).metadata.items() if k != LAYOUT_KEY}
-    durable.make_folder(scratch / "again")
-    again = scratch / "again" / layout.ONNX
-    axes = model.model.dynamic_axes
-    opset = job.options.opset
-    export_onnx(model.classifier, model.example(), axes, again, metadata=metadata, opset=opset)
-    task = TASKS[model.memory.head.task_type]
-    prove_export(model.classifier, again, model.held.inputs, GateConfig(), task)
-    return again
+    return source, ()
 
 
 def _write(trial: Trial, chosen: Chosen, job: ExportJob, facts: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,11 @@ from edge_pslora.exporters.export import ExportJob, Facts
 from edge_pslora.exporters.onnx_export import DEFAULT_OPSET, OnnxFiles, export_onnx
 from edge_pslora.exporters.parity import Parity, check_parity
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.proving import require_equal, run_both
+from edge_pslora.pipeline.proving import NOT_WRITTEN, require_equal, run_both
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 from edge_pslora.workspace import layout
 
-_REMEDY = "nothing was written; report the model's architecture"
 IMAGE_AXES = ("batch", "", "height", "width")  # pixels [N, 3, H, W]
 
 
@@ -36,16 +37,10 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
         GateRefusedError: the file is not what torch computes.
     """
     opset, free = job.options.opset or DEFAULT_OPSET, job.options.free_image_size
-    written = export_onnx(
-        opened.classifier,
-        opened.example(),
-        _any_size(opened.model) if free else opened.model.dynamic_axes,
-        job.staged / layout.ONNX,
-        metadata=opened.metadata(),
-        opset=opset,
-        external_data=job.options.external_data or None,
-    )
-    parities = [_prove(opened, written, f"--opset {opset}")]
+    axes = _any_size(opened.model) if free else opened.model.dynamic_axes
+    external = job.options.external_data or None
+    written, parity = remake(opened, job.staged / layout.ONNX, opset, axes, external)
+    parities = [parity]
     notes = []
     if free:
         parity, sizes = _prove_sizes(opened, written)
@@ -59,6 +54,26 @@ def write_remade(job: ExportJob, opened: Reopened) -> Facts:
         "max_rel_error": max(parity.max_rel_error for parity in parities),
     }
     return {**facts, "notes": [f"equal to torch within {error:.1e}", *notes, *written.notes]}
+
+
+def remake(
+    opened: Reopened,
+    path: Path,
+    opset: int,
+    axes: Mapping[str, tuple[str, ...]],
+    external_data: bool | None = None,
+) -> tuple[OnnxFiles, Parity]:
+    """The generation exported to `path` at this opset, and proven; raises as write_remade."""
+    written = export_onnx(
+        opened.classifier,
+        opened.example(),
+        axes,
+        path,
+        metadata=opened.metadata(),
+        opset=opset,
+        external_data=external_data,
+    )
+    return written, _prove(opened, written, f"--opset {opset}")
 
 
 def _prove(opened: Reopened, written: OnnxFiles, option: str) -> Parity:
@@ -78,7 +93,7 @@ def _prove(opened: Reopened, written: OnnxFiles, option: str) -> Parity:
             found=problem.found,
             remedy=f"choose another --opset; {DEFAULT_OPSET} has the widest support",
         ) from problem
-    require_equal(parity, option, GateConfig(), opened.memory.head.target_scale, _REMEDY)
+    require_equal(parity, option, GateConfig(), opened.memory.head.target_scale, NOT_WRITTEN)
     return parity
 
 
@@ -120,5 +135,5 @@ def _prove_sizes(opened: Reopened, written: OnnxFiles) -> tuple[Parity, str]:
             remedy="leave it away",
         ) from problem
     unit = opened.memory.head.target_scale
-    require_equal(parity, "--free-image-size", GateConfig(), unit, _REMEDY)
+    require_equal(parity, "--free-image-size", GateConfig(), unit, NOT_WRITTEN)
     return parity, " and ".join(f"{height} x {width}" for height, width in sizes)

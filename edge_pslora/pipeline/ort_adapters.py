@@ -36,7 +36,7 @@ from edge_pslora.pipeline.adapter_proof import (
     require_small,
 )
 from edge_pslora.pipeline.memory_files import load_memory, load_merged, open_base
-from edge_pslora.pipeline.proving import require_equal
+from edge_pslora.pipeline.proving import NOT_WRITTEN, require_equal
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.classifier import Classifier, linear_head, with_head
@@ -44,8 +44,6 @@ from edge_pslora.training.head import Head
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.tensors import open_tensors
-
-_REMEDY = "nothing was written; report the model's architecture"
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _prove_base(reopened: Reopened, runner: OnnxRunner, base_head: BaseHead | No
         else Classifier(model.backbone, linear_head(base_head.weight, base_head.bias))
     ).eval()
     parity = against_torch(classifier, runner, reopened.held.inputs, head)
-    require_equal(parity, runner.path.name, GateConfig(), head.target_scale, _REMEDY)
+    require_equal(parity, runner.path.name, GateConfig(), head.target_scale, NOT_WRITTEN)
 
 
 def _write_and_prove(
@@ -177,7 +175,7 @@ def _write_and_prove(
         "onnx_agreement": parity.agreement,
     }
     if update.exact:
-        require_equal(parity, path.name, GateConfig(), head.target_scale, _REMEDY)
+        require_equal(parity, path.name, GateConfig(), head.target_scale, NOT_WRITTEN)
         return found
     cost = cost_of_cutting(generation, adapted, reopened.held, head)
     require_small(cost, path, job.options.max_drop)

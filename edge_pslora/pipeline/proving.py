@@ -21,6 +21,7 @@ from edge_pslora.training.classifier import Classifier
 
 PARITY_BATCHES = (1, 7)
 MOST_PROVEN = 512  # samples that a traced file is tried on
+NOT_WRITTEN = "nothing was written; report the model's architecture"  # of exports
 KEPT = "the old model was kept, forced or not; report the model's architecture"
 
 Axes = Mapping[str, tuple[str, ...]]

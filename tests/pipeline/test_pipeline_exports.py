@@ -179,6 +179,8 @@ def test_a_traced_generation_says_so_and_has_no_image_size(tmp_path: Path) -> No
     out, options = tmp_path / "out", ExportOptions("onnx", opset=19)
     again = export_with_model(tmp_path / "w", out, options, module=Careful)
     assert again.notes[-1] == note
+    small = ExportOptions("onnx", opset=19, quantize="int8", max_drop=1)
+    assert note in export_with_model(tmp_path / "w", tmp_path / "int8", small, module=Careful).notes
     with pytest.raises(UsageError, match="expected a workspace whose model takes pictures"):
         export_with_model(
             tmp_path / "w",
