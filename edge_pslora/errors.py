@@ -7,7 +7,8 @@
     |   |-- DataError             the user's data
     |   |-- ModelError            the user's model or weights
     |   |-- AdapterError          an adapter folder or file
-    |   `-- WorkspaceError        a workspace that is damaged or belongs to another model
+    |   |-- WorkspaceError        a workspace that is damaged or belongs to another model
+    |   `-- BundleError           a signed update that is not for this device, or not to be trusted
     |-- WorkspaceLockedError   5  another process writes to the workspace
     `-- BudgetError            6  a budget cannot be met
 
@@ -106,6 +107,10 @@ class AdapterError(InputError):
 
 class WorkspaceError(InputError):
     """A workspace that is missing, damaged or made for another model."""
+
+
+class BundleError(InputError):
+    """A signed update: damaged, not signed by enough keys, expired, old, or made for others."""
 
 
 class WorkspaceLockedError(EdgePsloraError):

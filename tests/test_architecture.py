@@ -36,7 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "models": GROUND | {"core", "data", "tasks"},
     "training": LEAVES,
     "update": GROUND | {"core", "workspace"},
-    "exporters": LEAVES | {"workspace", "update"},
+    "exporters": LEAVES | {"workspace", "update", "signing"},
+    "signing": GROUND | {"workspace"},
+    "device": GROUND | {"core", "workspace", "update", "signing", "exporters"},
     "merge_plan": GROUND | {"workspace"},
     "merge_tiles": GROUND | {"core", "workspace", "merge_plan"},
     "merge_files": GROUND | {"workspace", "merge_plan", "merge_tiles"},
@@ -44,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files"},
+    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
@@ -53,6 +55,8 @@ FOREIGN = {
     "tasks": {"numpy", "torch"},
     "workspace": {"numpy", "ml_dtypes"},
     "update": {"numpy", "ml_dtypes"},
+    "signing": {"tuf", "securesystemslib", "cryptography"},
+    "device": {"numpy"},
     "config": set(),
     "errors": set(),
 }

@@ -13,6 +13,7 @@ LOCK = "lock"
 BASE = "base"
 GENERATIONS = "generations"
 STAGING = "staging"
+UPDATES = "updates"
 
 # inside base/
 SOURCE = "source.json"
@@ -35,7 +36,11 @@ REFUSED = "refused"
 TRASH = "trash"
 RUN = "run.json"
 
-ROOT_NAMES = frozenset({WORKSPACE_FILE, CURRENT, LOCK, BASE, GENERATIONS, STAGING})
+# inside updates/: which signed updates this device trusts, and how far it got with them
+TRUSTED = "trusted"
+UPDATE_STATE = "state.json"
+
+ROOT_NAMES = frozenset({WORKSPACE_FILE, CURRENT, LOCK, BASE, GENERATIONS, STAGING, UPDATES})
 
 _GENERATION = re.compile(r"[0-9]{6,9}")
 _FILE_NAME = re.compile(
