@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import (
@@ -32,7 +33,7 @@ from edge_pslora.signing import repository as reading
 from edge_pslora.signing import roles
 from edge_pslora.signing.repository import NEXT_ROOT, NEXT_TIMESTAMP, Release, Repository
 from edge_pslora.workspace import durable
-from edge_pslora.workspace.reading import FileDigest, open_regular
+from edge_pslora.workspace.reading import FileDigest, digest_file, open_regular
 from edge_pslora.workspace.staging import is_temporary
 
 _VERSIONED = re.compile(r"([1-9][0-9]{0,8})\.(snapshot|targets)\.json")
@@ -54,6 +55,11 @@ class Standing:
     threshold: int
     missing: int
     expires: datetime | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        expires = None if self.expires is None else self.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return asdict(self) | {"signed": list(self.signed), "expires": expires}
 
 
 def begin(folder: Path, root: Path | None) -> Repository:
@@ -108,7 +114,7 @@ def put_file(folder: Path, name: str, source: Path, digest: FileDigest) -> None:
     """
     with open_regular(source, error=BundleError) as (descriptor, size):
         path = _place(folder, name, digest)
-        if path.is_file() and reading.digest_file(path, error=BundleError) == digest:
+        if path.is_file() and digest_file(path, error=BundleError) == digest:
             return
         with durable.new_file(path) as append:
             append.copy(descriptor, 0, size, source, error=BundleError)

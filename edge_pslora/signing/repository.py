@@ -53,8 +53,8 @@ class Release:
         return tuple(sorted(found & set(roles.signers_of(root, self.targets))))
 
     def is_signed(self, root: Root) -> bool:
-        parts = (self.timestamp, self.snapshot)
-        signed = all(roles.is_signed(root, part) for part in parts)
+        """Whether enough keys of `root` signed each of its files."""
+        signed = roles.is_signed(root, self.timestamp) and roles.is_signed(root, self.snapshot)
         return signed and roles.is_signed(root, self.targets)
 
 
