@@ -22,7 +22,7 @@ from edge_pslora.device.trial import Settled
 from edge_pslora.errors import EdgePsloraError, GateRefusedError, UsageError
 from edge_pslora.signing import trusted
 from edge_pslora.signing.sources import Source, open_source
-from edge_pslora.update.bundle import is_device_class
+from edge_pslora.update.bundle import DEFAULT_DEVICE_CLASS, is_device_class
 from edge_pslora.workspace import durable, layout, staging
 from edge_pslora.workspace.generation import Generation, numbers
 from edge_pslora.workspace.lock import writer_lock
@@ -36,7 +36,7 @@ _AREA = "trusted"  # inside staging/: where python-tuf works
 @dataclass(frozen=True)
 class Request:
     """source: a folder, a .tar, an address, or None to go on with what is pending. root: needed the
-    first time; device_class: likewise. check: None and not `accept`: a trial stays open."""
+    first time; device_class: pinned then. check: None and not `accept`: a trial stays open."""
 
     workspace: Path
     source: str | None = None
@@ -83,7 +83,7 @@ def apply(request: Request, say: Callable[[str], None] = lambda line: None) -> R
         GateRefusedError: the local gate, or three health checks; the model before serves.
         BundleError: not signed, expired, old, damaged or made for others; nothing was changed but who
             is trusted.
-        UsageError: --root or --device-class are missing the first time, or a trial is still open.
+        UsageError: --root is missing the first time, or a trial is still open.
         WorkspaceLockedError: another process writes to the workspace.
     """
     path = request.workspace
@@ -182,13 +182,13 @@ def _take(
 
 
 def _first_class(request: Request) -> str:
-    name = request.device_class
-    if name is None or not is_device_class(name):
+    name = DEFAULT_DEVICE_CLASS if request.device_class is None else request.device_class
+    if not is_device_class(name):
         raise UsageError(
             "--device-class",
-            expected="the class of this device, the first time: letters, digits, '_', '.' and '-'",
-            found="none" if name is None else ascii(name)[:80],
-            remedy="give the name that bundles for it are made with",
+            expected="at most 64 letters, digits, '_', '.' and '-'",
+            found=ascii(name)[:80],
+            remedy="give the name that bundles for this device are made with",
         )
     return name
 

@@ -19,6 +19,7 @@ from edge_pslora.workspace.reading import digest_file
 from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.workspace import Workspace
 
+_LOCATION = b"\x0a\x08location"  # how a constant inside the graph begins to name another file
 _MODEL_FILES = (layout.MODEL, layout.ONNX, layout.ONNX_DATA)
 
 
@@ -100,8 +101,9 @@ def _check_onnx(folder: Path, offer: Offer) -> None:
 
     with open_model(folder / layout.ONNX, error=BundleError) as file:
         named = {path.name for path in (file.path, file.data) if path is not None}
-        inner = [*file.model.graph.node, *file.model.functions]
-    if named - offer.bundle.result.keys() or any(b"\x0a\x08location" in part for part in inner):
+        inner = [node.SerializeToString() for node in file.model.graph.node]
+        inner += [*file.model.functions, *file.model.graph.sparse_initializer]
+    if named - offer.bundle.result.keys() or any(_LOCATION in part for part in inner):
         raise BundleError(
             offer.where,
             expected=f"an ONNX file with its weights in it or in {layout.ONNX_DATA}",
