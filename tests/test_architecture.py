@@ -32,13 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"config", "errors"},
     "data": GROUND,
     "workspace": GROUND | {"core"},
-    "tasks": GROUND | {"data"},
+    "tasks": GROUND | {"core", "data"},
     "models": GROUND | {"core", "data", "tasks"},
     "training": LEAVES,
     "update": GROUND | {"core", "workspace"},
     "exporters": LEAVES | {"workspace", "update", "signing"},
     "signing": GROUND | {"workspace"},
-    "device": GROUND | {"core", "workspace", "update", "signing", "exporters"},
+    "device": GROUND | {"core", "data", "workspace", "update", "signing", "exporters"},
     "merge_plan": GROUND | {"workspace"},
     "merge_tiles": GROUND | {"core", "workspace", "merge_plan"},
     "merge_files": GROUND | {"workspace", "merge_plan", "merge_tiles"},
@@ -46,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
+    "cli": PARTS
+    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
