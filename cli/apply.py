@@ -48,7 +48,9 @@ WorkspaceOption = Annotated[
 DeviceClass = Annotated[
     str | None,
     typer.Option(
-        "--device-class", metavar="NAME", help="The class of this device. Needed the first time."
+        "--device-class",
+        metavar="NAME",
+        help="The class of this device, pinned the first time. Default then: default.",
     ),
 ]
 HealthCommand = Annotated[

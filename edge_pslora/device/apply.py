@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.device import assemble, local_gate, receive, trial
+from edge_pslora.device import local_gate, receive, trial
 from edge_pslora.device.health import HealthCheck
 from edge_pslora.device.receive import Offer
 from edge_pslora.device.trial import Settled
 from edge_pslora.errors import EdgePsloraError, GateRefusedError, UsageError
 from edge_pslora.signing import trusted
 from edge_pslora.signing.sources import Source, open_source
-from edge_pslora.update.bundle import is_device_class
+from edge_pslora.update.bundle import DEFAULT_DEVICE_CLASS, is_device_class
 from edge_pslora.workspace import durable, layout, staging
 from edge_pslora.workspace.generation import Generation, numbers
 from edge_pslora.workspace.lock import writer_lock
@@ -36,7 +36,7 @@ _AREA = "trusted"  # inside staging/: where python-tuf works
 @dataclass(frozen=True)
 class Request:
     """source: a folder, a .tar, an address, or None to go on with what is pending. root: needed the
-    first time; device_class: likewise. check: None and not `accept`: a trial stays open."""
+    first time; device_class: pinned then. check: None and not `accept`: a trial stays open."""
 
     workspace: Path
     source: str | None = None
@@ -83,7 +83,7 @@ def apply(request: Request, say: Callable[[str], None] = lambda line: None) -> R
         GateRefusedError: the local gate, or three health checks; the model before serves.
         BundleError: not signed, expired, old, damaged or made for others; nothing was changed but who
             is trusted.
-        UsageError: --root or --device-class are missing the first time, or a trial is still open.
+        UsageError: --root is missing the first time, or a trial is still open.
         WorkspaceLockedError: another process writes to the workspace.
     """
     path = request.workspace
@@ -167,10 +167,8 @@ def _take(
     if (done := _known(request, offer, state, pending)) is not None:
         return done
     receive.check_fit(offer, Workspace.open(path) if Workspace.exists(path) else None)
-    workspace = (
-        Workspace.open(path) if Workspace.exists(path) else receive.create_workspace(offer, path)
-    )
-    found, judged = _published(offer, workspace, state)
+    found, judged = _published(offer, path, state)
+    workspace = Workspace.open(path)
     state = trial.begin(workspace, state, found, offer.bundle.counter)
     settled = trial.settle(workspace, state, request.check, accept=request.accept, say=say)
     if settled.outcome == "went back":
@@ -182,13 +180,13 @@ def _take(
 
 
 def _first_class(request: Request) -> str:
-    name = request.device_class
-    if name is None or not is_device_class(name):
+    name = DEFAULT_DEVICE_CLASS if request.device_class is None else request.device_class
+    if not is_device_class(name):
         raise UsageError(
             "--device-class",
-            expected="the class of this device, the first time: letters, digits, '_', '.' and '-'",
-            found="none" if name is None else ascii(name)[:80],
-            remedy="give the name that bundles for it are made with",
+            expected="at most 64 letters, digits, '_', '.' and '-'",
+            found=ascii(name)[:80],
+            remedy="give the name that bundles for this device are made with",
         )
     return name
 
@@ -250,9 +248,17 @@ def _known(
 
 
 def _published(
-    offer: Offer, workspace: Workspace, state: UpdateState
+    offer: Offer, path: Path, state: UpdateState
 ) -> tuple[Generation, local_gate.Judged | None]:
     """The bundle's generation, judged and published, not serving yet."""
+    # not above: a timer that finds nothing new needs none of it
+    from edge_pslora.device import assemble
+
+    if Workspace.exists(path):
+        workspace = Workspace.open(path)
+    else:
+        receive.need_space(offer, path)
+        workspace = assemble.create_workspace(offer, path)
     if (found := assemble.generation_of(offer, workspace)) is not None:
         return found, None
     receive.need_space(offer, workspace.path)

@@ -135,7 +135,7 @@ def verify(source: Source, trust: Trust, private: Path, floor: datetime) -> Veri
             bootstrap=trust.files[ROOT],
         )
         updater.refresh()
-    return _checked(source, trust, private, fetcher.roots, floor)
+    return _checked(fetcher, trust, private, floor)
 
 
 def publish(folder: Path, verified: Verified) -> None:
@@ -193,6 +193,7 @@ class _Fetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.roots: list[bytes] = []
+        self.timestamp = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         yield from self.source.stream(url, CHUNK)
@@ -207,14 +208,14 @@ class _Fetcher(FetcherInterface):
         form.parse(data, _KINDS[name], f"{self.source.where}, {url}")
         if name == ROOT:
             self.roots.append(data)
+        elif name == TIMESTAMP:
+            self.timestamp = data
         return data
 
 
-def _checked(
-    source: Source, trust: Trust, private: Path, roots: list[bytes], floor: datetime
-) -> Verified:
+def _checked(fetcher: _Fetcher, trust: Trust, private: Path, floor: datetime) -> Verified:
     """What python-tuf does not look at: wrong signatures beside enough right ones, other clocks."""
-    where = source.where
+    where, roots = fetcher.source.where, fetcher.roots
     root = _check_root(trust.files[ROOT], where)
     for data in roots:
         name = f"{where}, {form.root_name(root.version + 1)}"
@@ -226,6 +227,15 @@ def _checked(
             for name in (TIMESTAMP, SNAPSHOT, TARGETS)
         }
     timestamp = form.parse(files[TIMESTAMP], Timestamp, f"{where}, {TIMESTAMP}")
+    offered = form.parse(fetcher.timestamp, Timestamp, f"{where}, {TIMESTAMP}")
+    roles.require_signed(root, offered, f"{where}, {TIMESTAMP}")
+    if offered.signed != timestamp.signed:  # of equal version, and python-tuf keeps the one it has
+        raise _refused(
+            where,
+            f"release {timestamp.signed.version} as this device knows it, or a later one",
+            "another release of that number",
+            "make the next bundle in the folder of the last one, which goes on counting",
+        )
     snapshot = form.parse(files[SNAPSHOT], Snapshot, f"{where}, {SNAPSHOT}")
     targets = form.parse(files[TARGETS], Targets, f"{where}, {TARGETS}")
     roles.require_signed(root, timestamp, f"{where}, {TIMESTAMP}")
@@ -297,8 +307,8 @@ def _expired(where: str, found: str, now: datetime) -> BundleError:
     )
 
 
-def _refused(where: str, expected: str, found: str) -> BundleError:
-    return BundleError(where, expected=expected, found=found or "others", remedy=_AGAIN)
+def _refused(where: str, expected: str, found: str, remedy: str = _AGAIN) -> BundleError:
+    return BundleError(where, expected=expected, found=found or "others", remedy=remedy)
 
 
 def _short(data: bytes) -> str:
