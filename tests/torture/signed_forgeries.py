@@ -78,7 +78,9 @@ def _says(change: Callable[[Bundle], Bundle]) -> Forge:
 
 def _another_base(world: World, folder: Path) -> None:
     """A good bundle of another workspace of the same publisher."""
-    other = make_publisher(folder.with_name(f"{folder.name}.w"), 2, seed=9)
+    place = folder.with_name(f"{folder.name}.w")
+    shutil.rmtree(place, ignore_errors=True)
+    other = make_publisher(place, 2, seed=9)
     options = BundleOptions(kind="full", device_classes=(w.CLASS,), counter=90)
     export_bundle(other.path, folder, world.holders, options)
 
