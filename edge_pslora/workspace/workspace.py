@@ -90,8 +90,8 @@ class Workspace:
         durable.publish_folder(base, final)
         durable.make_folder(path / layout.GENERATIONS)
         replace_pointer(path, NOTHING)
+        durable.fsync_folder(path.absolute().parent)  # before there is a workspace that has no name
         durable.write_bytes(path / layout.WORKSPACE_FILE, header.encode(content))
-        durable.fsync_folder(path.absolute().parent)
         return cls.open(path)
 
     def discard(self) -> None:
@@ -100,7 +100,7 @@ class Workspace:
             return
         with durable.storage_errors(self.path, layout.WORKSPACE_FILE):
             # workspace.json first: what a kill leaves then counts as an unfinished creation
-            (self.path / layout.WORKSPACE_FILE).unlink()
+            durable.remove_file(self.path / layout.WORKSPACE_FILE)
             (self.path / layout.CURRENT).unlink()
             for name in (layout.GENERATIONS, layout.BASE, layout.STAGING):
                 if (self.path / name).exists():
@@ -232,6 +232,7 @@ class Workspace:
         target = self.generation(to)
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
+        durable.remove_leftovers(self.path, layout.CURRENT)
         staging.forget_published(self.path, self.generations())
         replace_pointer(self.path, target.pointer())
         return target

@@ -81,11 +81,14 @@ def contents(file: File) -> list[bytes]:
         for sector in SECTORS:
             if len(last.data) > sector:
                 torn = after(before, [Write(last.offset, last.data[:sector])])
-                found += [torn, after(torn, [Resize(max(len(before), last.offset + len(last.data)))])]
+                found += [
+                    torn,
+                    after(torn, [Resize(max(len(before), last.offset + len(last.data)))]),
+                ]
         found.append(after(file.synced, [last]))  # without the earlier ones
     found.append(zeros(file))
     found.append(file.now())
-    return list(dict.fromkeys(found[:-1])) + [found[-1]]
+    return [*dict.fromkeys(found[:-1]), found[-1]]
 
 
 def zeros(file: File) -> bytes:
@@ -116,7 +119,8 @@ class Disk:
         if call.name in ("create", "mkdir"):
             self._make(call)
         elif call.name == "write":
-            assert call.data is not None and call.offset is not None
+            assert call.data is not None
+            assert call.offset is not None
             self._file(call.path).pending.append(Write(call.offset, call.data))
         elif call.name in ("truncate", "ftruncate"):
             assert call.length is not None
@@ -144,9 +148,16 @@ class Disk:
         return self._tree({}, {})
 
     def unsynced(self, path: str) -> list[str]:
-        """Names at and below an absolute path whose data or entries are pending."""
+        """Paths of files, at and below an absolute path, whose data are pending, and of pending names."""
         start = self._find(path)
-        return sorted(self._unsynced(start, path))
+        return sorted(set(self._unsynced(start, path)))
+
+    def below(self, path: str) -> list[str]:
+        """Paths of the files at and below a path, as every program sees them."""
+        node = self._nodes[self._find(path)]
+        if isinstance(node, File):
+            return [path]
+        return [found for name in node.now for found in self.below(f"{path}/{name}")]
 
     def crashes(self, random_: random.Random, more: int) -> Iterator[dict[str, bytes | None]]:
         """Trees that may be found if the power fails now; some come twice.
@@ -224,9 +235,10 @@ class Disk:
 
     def _unsynced(self, number: int, path: str) -> Iterator[str]:
         node = self._nodes[number]
-        if node.pending:
-            yield path
-        if isinstance(node, Folder):
+        if isinstance(node, File):
+            yield from [path] if node.pending else []
+        else:
+            yield from (f"{path}/{n}" for step in node.pending for n, _ in step.changes)
             for name, inside in node.now.items():
                 yield from self._unsynced(inside, f"{path}/{name}")
 

@@ -75,7 +75,7 @@ def test_what_was_synced_stays():
 def test_a_file_that_was_synced_may_lose_its_name():
     disk = after_all({}, call("create", "a"), write("a", b"data"), call("fsync", "a"))
     assert found(disk) == [{}, {"a": b"data"}]
-    assert disk.unsynced("/r") == ["/r"]
+    assert disk.unsynced("/r") == ["/r/a"]
 
 
 def test_a_name_may_be_there_before_its_data():
@@ -129,7 +129,8 @@ def test_names_in_a_new_folder_wait_for_the_folder_itself():
         call("fsync", ""),
     )
     assert found(disk) == [{"d": None}, {"d": None, "d/a": b"1"}]
-    assert disk.unsynced("/r") == ["/r/d"]
+    assert disk.unsynced("/r") == ["/r/d/a"]
+    assert disk.unsynced("/r/d/a") == []
 
 
 def test_links_removals_and_truncation():
@@ -151,6 +152,7 @@ def test_two_names_of_one_file_are_not_renamed():
 def test_failed_calls_change_nothing():
     failed = [replace(call("fsync", "a"), result=-5), replace(call("unlink", "a"), result=None)]
     disk = after_all({"a": b"1"}, write("a", b"2"), *failed)
+    assert disk.unsynced("/r") == ["/r/a"]
     assert disk.tree() == {"a": b"2"}
     assert disk.synced() == {"a": b"1"}
 
