@@ -22,14 +22,12 @@ from tests.torture.scenes import (
     SAID,
     Ends,
     Scene,
-    grown,
-    in_child,
+    finished,
     perform,
     problem,
     read_tree,
     remove,
     serving,
-    settled,
     write_tree,
 )
 from tests.torture.scenes_files import file_scenes
@@ -129,7 +127,9 @@ def _torture(scene: Scene, plan: Plan, folder: Path) -> Found:
                 break
         elif place in again:
             found.again += 1
-            wrong = _again(scene, here, folder / "again", recorded.ends, reported=reported)
+            remove(folder / "again")
+            shutil.copytree(here, folder / "again")
+            wrong = finished(scene, folder / "again", folder / "errors", recorded.ends)
             if wrong is not None:
                 found.again_bad += 1
                 found.note("again", f"{scene.name}, {when}, run again: {wrong}")
@@ -201,21 +201,6 @@ def _public(path: str, recorded: Recorded) -> bool:
     parts = path.removeprefix(recorded.root).strip("/").split("/")
     hidden = any(part.startswith(".") for part in parts)
     return not hidden and layout.STAGING not in parts and parts[-1] != layout.LOCK
-
-
-def _again(scene: Scene, state: Path, folder: Path, ends: Ends, *, reported: bool) -> str | None:
-    """The same command in that state ends where an uninterrupted one ends."""
-    remove(folder)
-    shutil.copytree(state, folder)
-    errors = folder.with_name("errors")
-    code = in_child(lambda: perform(scene, folder, errors))
-    if code != scene.ends:
-        return f"exit code {code}: {errors.read_text()[:200]}"
-    tree = read_tree(folder)
-    if scene.grows and serving(state, scene) == ends.new:
-        return grown(folder, scene)
-    wrong = problem(folder, scene, tree, ends, reported=True, same_run=False)
-    return wrong or settled(scene, tree, ends)
 
 
 def _memory() -> str | None:

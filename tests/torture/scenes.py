@@ -66,14 +66,25 @@ def command(*argv: str) -> Work:
     return work
 
 
-def perform(scene: Scene, folder: Path, errors: Path, said: Path | None = None) -> int:
-    """The scene's work, in this process: a child made for it. Its exit code."""
+def perform(
+    scene: Scene,
+    folder: Path,
+    errors: Path,
+    said: Path | None = None,
+    limited: Callable[[], None] | None = None,
+) -> int:
+    """The scene's work, in this process: a child made for it. Its exit code.
+
+    errors: gets stderr. said: gets stdout. limited: called just before the work.
+    """
     os.chdir(folder)
     sys.stdout.flush()
     sys.stderr.flush()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     os.dup2(os.open(SAID if said is None else said, flags), 1)
     os.dup2(os.open(errors, flags), 2)
+    if limited is not None:
+        limited()
     code = scene.work()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -231,6 +242,19 @@ def grown(folder: Path, scene: Scene) -> str | None:
     assert scene.workspace is not None
     status = Workspace.open(folder / scene.workspace).status(verify=True)
     return next(iter([*status["damage"], *status["warnings"]]), None)
+
+
+def finished(scene: Scene, folder: Path, errors: Path, ends: Ends) -> str | None:
+    """Runs the scene again in `folder`; what tells its end from that of an uninterrupted run, or None."""
+    done = scene.grows and serving(folder, scene) == ends.new
+    code = in_child(lambda: perform(scene, folder, errors))
+    if code != scene.ends:
+        return f"exit code {code}: {errors.read_text()[:200]}"
+    if done:
+        return grown(folder, scene)
+    tree = read_tree(folder)
+    wrong = problem(folder, scene, tree, ends, reported=True, same_run=False)
+    return wrong or settled(scene, tree, ends)
 
 
 def settled(scene: Scene, tree: Tree, ends: Ends) -> str | None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
+# what the commands import when they are called: here once, not in each forked child
+from edge_pslora import merge_files  # noqa: F401
+from edge_pslora.cli.main import app  # noqa: F401
+from edge_pslora.errors import EdgePsloraError
+from edge_pslora.exporters.export import export_generation
+from edge_pslora.exporters.export_options import ExportOptions
+from edge_pslora.update import replay as update_replay  # noqa: F401
+from edge_pslora.workspace.durable import write_bytes
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.scenes import Scene, Work, command
@@ -28,7 +37,7 @@ def file_scenes() -> list[Scene]:
     )
     export = ("export", "w", "out", "--overwrite", "--format")
     return [
-        Scene("create", lambda folder: None, _create, "deep/er/w"),
+        Scene("create", lambda folder: None, _one_line(_create), "deep/er/w"),
         Scene("publish", _workspace, _locked(_publish), grows=True, **w),
         Scene("refuse", _refused, _locked(_refuse), **w),
         Scene("rollback", _workspace, command("rollback", "w", "--to", "1"), **w),
@@ -38,6 +47,19 @@ def file_scenes() -> list[Scene]:
     ]
 
 
+def _one_line(work: Work) -> Work:
+    """Errors end it as they end the command line."""
+
+    def caught() -> int:
+        try:
+            return work()
+        except EdgePsloraError as error:
+            print(error, file=sys.stderr)
+            return int(error.to_dict()["exit_code"])
+
+    return caught
+
+
 def _locked(work: Work) -> Work:
     def locked() -> int:
         with writer_lock(Path("w")):
@@ -45,7 +67,7 @@ def _locked(work: Work) -> Work:
         print("done", flush=True)
         return code
 
-    return locked
+    return _one_line(locked)
 
 
 def _create() -> int:
@@ -74,8 +96,6 @@ def _refuse() -> int:
 
 
 def _fill(folder: Path, number: int) -> None:
-    from edge_pslora.workspace.durable import write_bytes
-
     driver.fill(folder, number)
     write_bytes(folder / "model.onnx", _content(number))
 
@@ -106,9 +126,6 @@ def _refused(folder: Path) -> None:
 
 def _exported(folder: Path) -> None:
     """And an earlier export, which is replaced."""
-    from edge_pslora.exporters.export import export_generation
-    from edge_pslora.exporters.export_options import ExportOptions
-
     _workspace(folder)
     options = ExportOptions("onnx")
     export_generation(folder / "w", folder / "out", options, generation=1)

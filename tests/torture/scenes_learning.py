@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from edge_pslora.errors import EdgePsloraError
@@ -128,10 +130,11 @@ def _learned(scratch: Path) -> Path:
     argv = ("--workspace", str(folder / "w"), *FAST[:-1], "--quiet")
     # an uninteresting session first: everything is imported before the first fork
     warm = ("adapt", str(first), "--model", "auto", "--workspace", str(folder / "warm"))
-    assert command(*warm, *FAST[:-1], "--quiet")() == 0
-    assert in_child(command("adapt", str(first), "--model", "auto", *argv)) == 0
-    shutil.copytree(folder / "w", folder / "one")
-    assert in_child(command("adapt", str(second), *argv)) == 0
+    with redirect_stdout(io.StringIO()):
+        assert command(*warm, *FAST[:-1], "--quiet")() == 0
+        assert in_child(command("adapt", str(first), "--model", "auto", *argv)) == 0
+        shutil.copytree(folder / "w", folder / "one")
+        assert in_child(command("adapt", str(second), *argv)) == 0
     return folder
 
 
