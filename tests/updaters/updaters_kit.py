@@ -1,0 +1,223 @@
+"""A device for the scripts of examples/updaters: an edge-pslora that records and answers as planned,
+and Mender's side of the module protocol, with power cuts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+UPDATERS = ROOT / "examples" / "updaters"
+SCRIPTS = {
+    "mender": UPDATERS / "mender" / "edge-pslora",
+    "rauc hook": UPDATERS / "rauc" / "hook.sh",
+    "rauc handler": UPDATERS / "rauc" / "handler.sh",
+    "swupdate": UPDATERS / "swupdate" / "edge-pslora-model.sh",
+}
+SHELLS = [
+    command
+    for command in (["sh"], ["dash"], ["bash", "--posix"], ["busybox", "sh"])
+    if shutil.which(command[0])
+]
+# Appends its arguments to `calls`, then does what the next line of plan.COMMAND says:
+# exit code, generation that serves from then on (or -), and whether the caller is killed (cut).
+STAND_IN = r"""#!/bin/sh
+cd "${0%/*}" || exit 99
+{ printf '%s\037' "$@"; echo; } >>calls
+touch "plan.$1"
+read -r code number end <"plan.$1" || code=0 number=- end=
+sed -i 1d "plan.$1"
+if [ "$number" != - ]; then
+    mkdir -p workspace && printf '%06d %064d\n' "$number" 0 >workspace/current
+fi
+[ "$end" != cut ] || kill -9 "$PPID"
+exit "$code"
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """code: the exit code. serving: the generation that serves afterwards, None: as before. cut: the
+    power goes then, so nobody hears of the exit code."""
+
+    code: int = 0
+    serving: int | None = None
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Device:
+    """folder/edge-pslora is the command; folder/workspace its workspace."""
+
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace"
+
+    def serve(self, number: int) -> None:
+        self.workspace.mkdir(exist_ok=True)
+        line = f"{number:06d} {0:064d}\n"
+        (self.workspace / "current").write_text(line, encoding="ascii")
+
+    def serving(self) -> int | None:
+        path = self.workspace / "current"
+        return int(path.read_text(encoding="ascii").split()[0]) if path.exists() else None
+
+    def plan(self, command: str, *answers: Answer) -> None:
+        """Whatever is not planned exits with 0 and changes nothing."""
+        rows = (
+            f"{a.code} {'-' if a.serving is None else a.serving} {'cut' if a.cut else ''}\n"
+            for a in answers
+        )
+        (self.folder / f"plan.{command}").write_text("".join(rows), encoding="ascii")
+
+    def calls(self) -> list[list[str]]:
+        """What edge-pslora was called with since the last call of this."""
+        path = self.folder / "calls"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\037\n")
+        path.unlink()
+        return [line.split("\037") for line in lines if line]
+
+    def run(
+        self,
+        script: Path,
+        *arguments: str,
+        shell: Iterable[str] = (),
+        cwd: Path | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """As an updater would: nothing in the environment but a PATH and what is in `more`."""
+        environment = {
+            "PATH": f"{self.folder}:/usr/bin:/bin",
+            "EDGE_PSLORA_LIB": str(UPDATERS),
+            "EDGE_PSLORA_CONF": str(self.folder / "update.conf"),
+            "EDGE_PSLORA_RUN": str(self.folder),
+            **(more or {}),
+        }
+        return subprocess.run(
+            [*shell, str(script), *arguments],
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+def make_device(folder: Path) -> Device:
+    folder.mkdir(parents=True)
+    command = folder / "edge-pslora"
+    command.write_text(STAND_IN, encoding="ascii")
+    command.chmod(0o755)
+    write_settings(folder / "update.conf", folder / "workspace")
+    return Device(folder)
+
+
+def write_settings(
+    path: Path, workspace: Path, root: str = "/etc/root.json", check: str = "/bin/check --now"
+) -> Path:
+    """The shipped file with this device's values, so that a name which it lacks would be noticed."""
+    values = {
+        "EDGE_PSLORA_WORKSPACE": str(workspace),
+        "EDGE_PSLORA_ROOT": root,
+        "EDGE_PSLORA_CLASS": "cam 1",
+        "EDGE_PSLORA_HEALTH_CHECK": check,
+        "EDGE_PSLORA_FROM": str(workspace.parent / "inbox"),
+        "EDGE_PSLORA_LOCK_WAIT": "0",
+    }
+    lines = []
+    for line in (UPDATERS / "update.conf").read_text(encoding="utf-8").splitlines():
+        name = line.partition("=")[0]
+        lines.append(f'{name}="{values.pop(name)}"' if "=" in line and line[0] != "#" else line)
+    assert not values, f"not in update.conf: {sorted(values)}"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def apply_call(device: Device, source: str | Path) -> list[str]:
+    """What a script has to call for a bundle at `source`."""
+    return [
+        *("apply", str(device.workspace), "--from", str(source), "--root", "/etc/root.json"),
+        *("--device-class", "cam 1", "--health-check", "/bin/check --now"),
+    ]
+
+
+@dataclass
+class Mender:
+    """The client's side: which states follow which, as its state machine has them.
+
+    states: those that were run, each with its exit code (-9: the power went).
+    """
+
+    device: Device
+    tree: Path
+    script: Path = SCRIPTS["mender"]
+
+    def __post_init__(self) -> None:
+        self.states: list[tuple[str, int]] = []
+
+    def call(self, state: str) -> str:
+        """Runs one state as Mender does: two arguments, in the tree."""
+        done = self.device.run(self.script, state, str(self.tree), cwd=self.tree)
+        self.states.append((state, done.returncode))
+        self.errors = done.stderr
+        return done.stdout.strip()
+
+    @property
+    def failed(self) -> bool:
+        return self.states[-1][1] != 0
+
+    def deploy(self, payload: Mapping[str, bytes]) -> bool:
+        """From the download to Cleanup; False: Mender would report a failure."""
+        self.prepare(payload)
+        for state in ("ArtifactInstall", "ArtifactCommit"):
+            self.call(state)
+            if self.failed:
+                return self.go_back()
+            if state == "ArtifactInstall":
+                assert self.call("NeedsArtifactReboot") == "No"
+        return self.clean(True)
+
+    def prepare(self, payload: Mapping[str, bytes]) -> None:
+        """Download: the module leaves the streams alone, so Mender stores them as files."""
+        for name in ("header", "tmp", "streams"):
+            (self.tree / name).mkdir(parents=True)
+        assert self.call("ProvidePayloadFileSizes") in ("", "No")
+        self.call("Download")
+        assert not self.failed
+        (self.tree / "streams").rmdir()
+        (self.tree / "files").mkdir()
+        for name, data in payload.items():
+            (self.tree / "files" / name).write_bytes(data)
+
+    def go_back(self) -> bool:
+        """After a failure; a power cut in here repeats the state that it cut (LoadStateFromDb)."""
+        assert self.call("SupportsRollback") == "Yes"
+        for state in ("ArtifactRollback", "ArtifactFailure"):
+            self.call(state)
+            while self.states[-1][1] == -signal.SIGKILL:
+                self.call(state)
+        return self.clean(False)
+
+    def clean(self, success: bool) -> bool:
+        self.call("Cleanup")
+        shutil.rmtree(self.tree)
+        return success
+
+
+def can(command: str) -> bool:
+    return shutil.which(command) is not None
+
+
+def environment_without(*names: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in names}
