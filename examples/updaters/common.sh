@@ -7,7 +7,8 @@
 # shellcheck source-path=SCRIPTDIR source=update.conf
 . "${EDGE_PSLORA_CONF:-/etc/edge-pslora/update.conf}"
 
-LOCKED=5 # exit code of edge-pslora: another process writes to the workspace
+# exit codes of edge-pslora: the old model serves; another process writes to the workspace
+REFUSED=3 LOCKED=5
 
 say() {
     printf 'edge-pslora: %s\n' "$*" >&2
@@ -39,44 +40,64 @@ serving() {
     printf '%s\n' "${number:-none}"
 }
 
-# Takes the signed update at $1 through its trial. 0: it serves (or it served already).
+# Takes the signed update at $1 through its trial, and prints what came of it, one JSON object.
+# 0: it serves, now or already. An update that was taken before is no reason for apply to do anything,
+# also where somebody went back from it since; an updater must not report that as a success.
 apply_from() {
-    edge_pslora apply "$EDGE_PSLORA_WORKSPACE" --from "$1" --root "$EDGE_PSLORA_ROOT" \
-        --device-class "$EDGE_PSLORA_CLASS" --health-check "$EDGE_PSLORA_HEALTH_CHECK"
+    code=0
+    answer=$(edge_pslora apply "$EDGE_PSLORA_WORKSPACE" --from "$1" --root "$EDGE_PSLORA_ROOT" \
+        --device-class "$EDGE_PSLORA_CLASS" --health-check "$EDGE_PSLORA_HEALTH_CHECK" --json) ||
+        code=$?
+    printf '%s\n' "$answer"
+    case "$code $answer" in
+        0*'"serves": false'*)
+            say "this update was taken before, and the device went back from it: give it a new one"
+            code=$REFUSED
+            ;;
+    esac
+    return "$code"
 }
 
 # Checks the signed update at $1 (signatures, dates, digests, device) and changes nothing.
 verify_from() {
-    if [ -d "$EDGE_PSLORA_WORKSPACE/updates/trusted" ]; then
-        edge_pslora verify "$1" --workspace "$EDGE_PSLORA_WORKSPACE"
-    else
-        edge_pslora verify "$1" --root "$EDGE_PSLORA_ROOT"
-    fi
+    edge_pslora verify "$1" --workspace "$EDGE_PSLORA_WORKSPACE" --root "$EDGE_PSLORA_ROOT"
 }
 
-# Notes the serving generation in the file $1, unless an attempt before a power cut did so: what
-# served when the update began is what there is to go back to. An empty note, which a power cut may
+# As apply_from, with what served before noted in the file $1 for go_back. What an attempt before a
+# power cut has noted stays: that is what there is to go back to. An empty note, which a power cut may
 # leave, was never finished: nothing was applied after it.
-remember_serving() {
+install_from() {
     if [ ! -s "$1" ]; then
         serving >"$1.new"
         mv "$1.new" "$1"
         sync
     fi
+    code=0
+    apply_from "$2" || code=$?
+    case "$code" in
+        # refused by apply itself, which went back already or never began: there is nothing left to
+        # undo, and what a session of `adapt` promotes from now on is not this update's to undo
+        2 | "$REFUSED" | 4 | "$LOCKED") rm -f "$1" ;;
+    esac
+    return "$code"
 }
 
-# Makes the generation noted in the file $1 serve again. 0 as well when nothing has to be done.
+# Makes the generation noted in the file $1 serve again. Asked for even where it serves already: an
+# update that was cut before its model began to serve would go on at the next start of the device.
 go_back() {
     if [ ! -s "$1" ]; then
         return 0 # the update never began
     fi
     read -r before <"$1"
-    if [ "$(serving)" = "$before" ]; then
-        return 0
+    if [ "$before" != none ]; then
+        edge_pslora rollback "$EDGE_PSLORA_WORKSPACE" --to "$before"
+    elif [ -e "$EDGE_PSLORA_WORKSPACE/workspace.json" ]; then
+        # nothing served before: what is left is to end the trial, which may go either way
+        edge_pslora apply "$EDGE_PSLORA_WORKSPACE" \
+            --health-check "$EDGE_PSLORA_HEALTH_CHECK" || [ $? -eq "$REFUSED" ]
+        if [ "$(serving)" != none ]; then
+            say "the first model of this device passed its trial and stays: there is no other"
+            return 1
+        fi
     fi
-    if [ "$before" = none ]; then
-        say "nothing served before this update: there is nothing to go back to"
-        return 1
-    fi
-    edge_pslora rollback "$EDGE_PSLORA_WORKSPACE" --to "$before"
 }

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # said before it is loaded, or it reports over the network
+os.environ["ORT_DISABLE_TELEMETRY"] = (
+    "1"  # said before it is loaded, or it reports over the network
+)
 import onnxruntime
 
 

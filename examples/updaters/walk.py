@@ -10,8 +10,8 @@ wrongly and its promotion was forced. The device finds out by itself.
 
 from __future__ import annotations
 
-import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +23,7 @@ from edge_pslora.demo_data import load_digits
 
 HERE = Path(__file__).resolve().parent
 CLASS = "camera-v2"
+REFUSED, BAD_INPUT = 3, 4  # exit codes
 # what runs on the device: the command with its commands, but no torch and no onnx to import
 DEVICE_PROGRAM = """
 import sys
@@ -91,3 +92,88 @@ class Walk:
         if done.returncode != code:
             sys.exit(f"exit code {code} was expected")
         return text
+
+
+def deliver(bundle: Path, inbox: Path) -> None:
+    """Copies a bundle to where a device looks for it: timestamp.json last, so that it is never there
+    without the files that it leads to.
+    """
+    last = Path("metadata", "timestamp.json")
+    names = [path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file()]
+    for name in sorted(names, key=lambda name: name == last):
+        (inbox / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / name, inbox / name)
+
+
+def serving(workspace: Path) -> Path:
+    """The model.onnx that `current` leads to."""
+    generation, _ = (workspace / "current").read_text(encoding="ascii").split()
+    return workspace / "generations" / generation / "model.onnx"
+
+
+def main(folder: Path) -> None:
+    walk = Walk(folder)
+    publisher, device = walk.publisher, walk.device
+    keys = ("--key", "keys/key-1.pem", "--key", "keys/key-2.pem")
+
+    print("# The publisher learns five digits, and signs the model with one of the three keys.")
+    learned = samples(publisher / "first.npz", (0, 1, 2, 3, 4), part=0, n=120)
+    walk.run(publisher, "adapt", learned, "--model", "auto", "--workspace", "w", "--quiet")
+    walk.run(publisher, "keys", "init", "keys")
+    shutil.copyfile(publisher / "keys" / "root.json", device / "root.json")
+    walk.run(
+        *(publisher, "bundle", "w", "out", "--root", "keys/root.json", *keys[:2]),
+        *("--kind", "full", "--with-base", "--device-class", CLASS, "--tar"),
+    )
+    deliver(publisher / "out", device / "inbox")
+
+    print("\n# One signature is not enough for a device; the other holder adds hers.")
+    samples(device / "probe.npz", (0, 1, 2, 3, 4), part=2, n=100)
+    check = (sys.executable, HERE / "health_check.py", "workspace", "probe.npz", "0.8")
+    apply = (
+        *("apply", "workspace", "--from", "inbox", "--root", "root.json", "--device-class", CLASS),
+        *("--health-check", shlex.join(map(str, check)), "--health-interval", "0s"),
+    )
+    walk.run(device, *apply, code=BAD_INPUT)
+    walk.run(publisher, "keys", "sign", "out", "--key", "keys/key-2.pem", "--tar")
+    shutil.copyfile(publisher / "out.tar", publisher / "first.tar")
+    deliver(publisher / "out", device / "inbox")
+    walk.run(device, *apply)
+    walk.run(device, "status", "workspace", "--verify")
+
+    print(
+        "\n# A session with wrong labels, promoted by force, properly signed: the device notices."
+    )
+    wrong = samples(publisher / "wrong.npz", (0, 1, 2, 3, 4), part=1, n=300, turned=True)
+    walk.run(publisher, "adapt", wrong, "--workspace", "w", "--force", "--quiet")
+    walk.run(publisher, "bundle", "w", "out", *keys, "--device-class", CLASS, "--tar")
+    shutil.copyfile(publisher / "out.tar", publisher / "second.tar")
+    deliver(publisher / "out", device / "inbox")
+    before = serving(device / "workspace")
+    walk.run(device, *apply, code=REFUSED)
+    assert serving(device / "workspace") == before
+    walk.run(device, "status", "workspace", "--verify")
+
+    print("\n# The same bundle once more is refused at once.")
+    walk.run(device, *apply, code=REFUSED)
+
+    print("\n# The publisher goes back, learns five more digits, and ships what has changed.")
+    walk.run(publisher, "rollback", "w", "--to", 1)
+    more = samples(publisher / "more.npz", (5, 6, 7, 8, 9), part=0, n=120)
+    walk.run(publisher, "adapt", more, "--workspace", "w", "--quiet")
+    walk.run(publisher, "bundle", "w", "out", *keys, "--device-class", CLASS, "--tar")
+    shutil.copyfile(publisher / "out.tar", publisher / "third.tar")
+    deliver(publisher / "out", device / "inbox")
+    walk.run(device, *apply)
+    walk.run(device, "status", "workspace", "--verify")
+    found, made = serving(device / "workspace"), serving(publisher / "w")
+    assert found.read_bytes() == made.read_bytes()
+    print(f"\nThe device serves {found.relative_to(folder)}, bit for bit what the publisher made.")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]).resolve())
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            main(Path(temporary).resolve())

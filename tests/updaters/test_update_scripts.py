@@ -18,6 +18,7 @@ from tests.updaters.updaters_kit import (
     apply_call,
     can,
     make_device,
+    rollback_call,
 )
 
 BUNDLE = {"bundle.tar": b"signed"}
@@ -68,7 +69,7 @@ def test_every_shell_runs_them_alike(device, shell):
     assert device.calls() == [apply_call(device, tree / "files" / "bundle.tar")]
     done = device.run(SCRIPTS["mender"], "ArtifactRollback", str(tree), shell=shell)
     assert done.returncode == 0, done.stderr
-    assert device.calls() == [["rollback", str(device.workspace), "--to", "3"]]
+    assert device.calls() == [rollback_call(device, 3)]
 
 
 def test_mender_installs(mender):
@@ -84,10 +85,11 @@ def test_mender_installs(mender):
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6])
 def test_mender_is_told_of_every_failure_and_goes_back_once(mender, code):
-    """apply went back by itself (3), or never left: there is nothing for ArtifactRollback to do."""
+    """apply went back by itself (3), or never left: there is nothing for ArtifactRollback to undo."""
     mender.device.plan("apply", Answer(code))
     assert not mender.deploy(BUNDLE)
-    assert [call[0] for call in mender.device.calls()] == ["apply"]
+    calls = [call[0] for call in mender.device.calls()]
+    assert calls == (["apply"] if code in (2, 3, 4, 5) else ["apply", "rollback"])
     states = dict(mender.states)
     assert states["ArtifactInstall"] == code
     assert states["ArtifactRollback"] == states["ArtifactFailure"] == states["Cleanup"] == 0
@@ -96,14 +98,14 @@ def test_mender_is_told_of_every_failure_and_goes_back_once(mender, code):
 
 @pytest.mark.parametrize("served", [3, 4], ids=["before the move", "after the move"])
 def test_mender_after_a_power_cut_in_install(mender, served):
-    """Mender goes on with ArtifactRollback, whatever apply had reached: the old model has to serve."""
+    """Mender goes on with ArtifactRollback, whatever apply had reached: the old model has to serve, and
+    a trial that has not moved the pointer yet must not do so at the next start."""
     mender.device.plan("apply", Answer(serving=served, cut=True))
     mender.device.plan("rollback", Answer(serving=3))
     assert not mender.deploy(BUNDLE)
     assert ("ArtifactInstall", -signal.SIGKILL) in mender.states
     assert mender.states[-1] == ("Cleanup", 0)
-    calls = [call[0] for call in mender.device.calls()]
-    assert calls == (["apply"] if served == 3 else ["apply", "rollback"])
+    assert mender.device.calls()[1:] == [rollback_call(mender.device, 3)]
     assert mender.device.serving() == 3
 
 
@@ -115,9 +117,24 @@ def test_mender_after_power_cuts_while_going_back(mender, moved):
     assert not mender.deploy(BUNDLE)
     ends = [code for state, code in mender.states if state == "ArtifactRollback"]
     assert ends == [-signal.SIGKILL, 0]
-    calls = [call[0] for call in mender.device.calls()]
-    assert calls == (["apply", "rollback"] if moved else ["apply", "rollback", "rollback"])
+    assert mender.device.calls()[1:] == [rollback_call(mender.device, 3)] * 2
     assert mender.device.serving() == 3
+
+
+def test_mender_does_not_undo_what_a_session_learned_since(mender):
+    """The lock was never free, and the session that held it has promoted generation 4."""
+    mender.device.plan("apply", Answer(5, serving=4))
+    assert not mender.deploy(BUNDLE)
+    assert [call[0] for call in mender.device.calls()] == ["apply"]
+    assert mender.device.serving() == 4
+
+
+def test_an_update_that_somebody_went_back_from_is_no_success(mender):
+    """apply has nothing to do with it, exit code 0; the updater must not be told that it serves."""
+    mender.device.plan("apply", Answer(0, serves=False))
+    assert not mender.deploy(BUNDLE)
+    assert dict(mender.states)["ArtifactInstall"] == 3
+    assert [call[0] for call in mender.device.calls()] == ["apply"]
 
 
 def test_what_served_first_is_remembered_over_attempts(mender):
@@ -129,7 +146,7 @@ def test_what_served_first_is_remembered_over_attempts(mender):
     mender.call("ArtifactInstall")
     assert not mender.failed
     mender.call("ArtifactRollback")
-    assert mender.device.calls()[-1] == ["rollback", str(mender.device.workspace), "--to", "3"]
+    assert mender.device.calls()[-1] == rollback_call(mender.device, 3)
 
 
 def test_a_note_torn_by_a_power_cut_is_written_again(mender):
@@ -139,6 +156,7 @@ def test_a_note_torn_by_a_power_cut_is_written_again(mender):
     mender.call("ArtifactRollback")  # apply was not called yet
     assert not mender.failed
     assert mender.device.calls() == []
+    mender.device.plan("apply", Answer(serving=4))
     mender.call("ArtifactInstall")
     assert (mender.tree / "tmp" / "before").read_text(encoding="ascii") == "3\n"
 
@@ -150,19 +168,31 @@ def test_mender_rollback_before_anything_was_done(mender):
     assert mender.device.calls() == []
 
 
-def test_mender_on_a_fresh_device(tmp_path):
-    """No workspace yet: the first model is applied; when it goes wrong there is nothing to go back to,
-    and Mender is told so."""
+@pytest.mark.parametrize("healthy", [True, False])
+def test_mender_on_a_fresh_device(tmp_path, healthy):
+    """Nothing to go back to: after a power cut its trial is ended, and Mender told how that went."""
     device = make_device(tmp_path / "fresh")
     mender = Mender(device, tmp_path / "tree")
-    device.plan("apply", Answer(serving=1))
-    assert mender.deploy(BUNDLE)
-    other = make_device(tmp_path / "other")
-    mender = Mender(other, tmp_path / "other tree")
-    other.plan("apply", Answer(serving=1, cut=True))
+    device.plan(
+        "apply", Answer(serving=1, cut=True), Answer(0 if healthy else 3, serving=int(healthy))
+    )
+    device.workspace.mkdir()
+    (device.workspace / "workspace.json").write_text("{}", encoding="ascii")
     assert not mender.deploy(BUNDLE)
-    assert dict(mender.states)["ArtifactRollback"] == 1
-    assert [call[0] for call in other.calls()] == ["apply"]
+    resumed = ["apply", str(device.workspace), "--health-check", "/bin/check --now"]
+    assert device.calls()[1:] == [resumed]
+    assert dict(mender.states)["ArtifactRollback"] == int(healthy)
+    assert device.serving() == int(healthy)
+
+
+def test_mender_on_a_fresh_device_before_there_is_a_workspace(tmp_path):
+    device = make_device(tmp_path / "fresh")
+    mender = Mender(device, tmp_path / "tree")
+    device.plan("apply", Answer(cut=True), Answer(serving=1))
+    assert not mender.deploy(BUNDLE)
+    assert dict(mender.states)["ArtifactRollback"] == 0
+    assert Mender(device, tmp_path / "tree").deploy(BUNDLE)
+    assert [call[0] for call in device.calls()] == ["apply", "apply"]
 
 
 @pytest.mark.parametrize("payload", [{}, {"a.tar": b"", "b.tar": b""}], ids=["none", "two"])
@@ -221,14 +251,14 @@ def test_rauc_install_check(device, tmp_path):
     hook = _copy(SCRIPTS["rauc hook"], tmp_path / "mnt" / "bundle")
     facts = {"RAUC_SYSTEM_COMPATIBLE": "Camera v2", "RAUC_MF_COMPATIBLE": "Camera v2"}
     model = str(hook.parent / "model.tar")
+    verify = ["verify", model, "--workspace", str(device.workspace), "--root", "/etc/root.json"]
     assert device.run(hook, "install-check", more=facts).returncode == 0
-    assert device.calls() == [["verify", model, "--root", "/etc/root.json"]]
-    (device.workspace / "updates" / "trusted").mkdir(parents=True)
+    assert device.calls() == [verify]
     device.plan("verify", Answer(4))
     refused = device.run(hook, "install-check", more=facts)
     assert refused.returncode == 10
     assert refused.stderr.splitlines()[-1] == "the model in this bundle is not acceptable here"
-    assert device.calls() == [["verify", model, "--workspace", str(device.workspace)]]
+    assert device.calls() == [verify]
     other = device.run(hook, "install-check", more={**facts, "RAUC_MF_COMPATIBLE": "Door v1"})
     assert other.returncode == 10
     assert other.stderr == "made for 'Door v1', this is 'Camera v2'\n"
@@ -279,7 +309,7 @@ def test_swupdate_goes_back_when_another_part_fails(device, word):
     _swupdate(device, "preinst", bundle)
     _swupdate(device, "postinst", bundle)
     assert _swupdate(device, word, bundle) == 0
-    assert device.calls()[-1] == ["rollback", str(device.workspace), "--to", "3"]
+    assert device.calls()[-1] == rollback_call(device, 3)
     assert _swupdate(device, word, bundle) == 0  # again: nothing is left to do
     assert device.calls() == []
     assert device.serving() == 3
@@ -292,6 +322,19 @@ def test_swupdate_refused_by_the_health_check(device):
     assert _swupdate(device, "postinst", bundle) == 3
     assert _swupdate(device, "failure", bundle) == 0
     assert [call[0] for call in device.calls()] == ["apply"]
+
+
+def test_swupdate_fails_before_its_turn(device):
+    """The note of an update before this one, which succeeded, is not this one's."""
+    bundle = device.folder / "model.tar"
+    device.plan("apply", Answer(serving=4))
+    for when in ("preinst", "postinst"):
+        assert _swupdate(device, when, bundle) == 0
+    device.calls()
+    for when in ("preinst", "failure"):
+        assert _swupdate(device, when, bundle) == 0
+    assert device.calls() == []
+    assert device.serving() == 4
 
 
 def test_swupdate_starts_again_after_a_power_cut(device):

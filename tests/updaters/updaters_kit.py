@@ -26,28 +26,31 @@ SHELLS = [
     if shutil.which(command[0])
 ]
 # Appends its arguments to `calls`, then does what the next line of plan.COMMAND says:
-# exit code, generation that serves from then on (or -), and whether the caller is killed (cut).
+# exit code, generation that serves from then on (or -), what apply says of it, and whether the power
+# goes (cut): with it goes the group of processes that the caller leads.
 STAND_IN = r"""#!/bin/sh
 cd "${0%/*}" || exit 99
 { printf '%s\037' "$@"; echo; } >>calls
 touch "plan.$1"
-read -r code number end <"plan.$1" || code=0 number=- end=
+read -r code number serves end <"plan.$1" || code=0 number=- serves=true end=
 sed -i 1d "plan.$1"
 if [ "$number" != - ]; then
     mkdir -p workspace && printf '%06d %064d\n' "$number" 0 >workspace/current
 fi
-[ "$end" != cut ] || kill -9 "$PPID"
+[ "$end" != cut ] || kill -9 0
+[ "$1" != apply ] || echo "{\"counter\": 7, \"serves\": $serves}"
 exit "$code"
 """
 
 
 @dataclass(frozen=True)
 class Answer:
-    """code: the exit code. serving: the generation that serves afterwards, None: as before. cut: the
-    power goes then, so nobody hears of the exit code."""
+    """code: the exit code. serving: the generation that serves afterwards, None: as before. serves:
+    whether apply says that it is the bundle's. cut: the power goes, so nobody hears of all that."""
 
     code: int = 0
     serving: int | None = None
+    serves: bool = True
     cut: bool = False
 
 
@@ -73,7 +76,8 @@ class Device:
     def plan(self, command: str, *answers: Answer) -> None:
         """Whatever is not planned exits with 0 and changes nothing."""
         rows = (
-            f"{a.code} {'-' if a.serving is None else a.serving} {'cut' if a.cut else ''}\n"
+            f"{a.code} {'-' if a.serving is None else a.serving} {str(a.serves).lower()}"
+            f" {'cut' if a.cut else 'on'}\n"
             for a in answers
         )
         (self.folder / f"plan.{command}").write_text("".join(rows), encoding="ascii")
@@ -111,6 +115,7 @@ class Device:
             text=True,
             check=False,
             timeout=60,
+            start_new_session=True,
         )
 
 
@@ -148,8 +153,12 @@ def apply_call(device: Device, source: str | Path) -> list[str]:
     """What a script has to call for a bundle at `source`."""
     return [
         *("apply", str(device.workspace), "--from", str(source), "--root", "/etc/root.json"),
-        *("--device-class", "cam 1", "--health-check", "/bin/check --now"),
+        *("--device-class", "cam 1", "--health-check", "/bin/check --now", "--json"),
     ]
+
+
+def rollback_call(device: Device, number: int) -> list[str]:
+    return ["rollback", str(device.workspace), "--to", str(number)]
 
 
 @dataclass

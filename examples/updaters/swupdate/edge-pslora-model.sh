@@ -4,7 +4,7 @@
 #     edge-pslora-model.sh preinst|postinst|failure|postfailure DATA
 #
 # `failure` comes when anything of the update failed, after postinst or before: then the model from
-# before this update serves again, so that system and model go back together. What it was is kept in
+# before this update serves again, so that system and model go back together. What it was is noted in
 # /run: after a power cut SWUpdate starts again at preinst, and /run is empty as it should be.
 set -eu
 
@@ -15,11 +15,10 @@ note=${EDGE_PSLORA_RUN:-/run}/edge-pslora.swupdate
 
 case "${1:-}" in
     preinst)
-        rm -f "$note"
-        remember_serving "$note"
+        rm -f "$note" # of an update before this one
         ;;
     postinst)
-        apply_from "$2"
+        install_from "$note" "$2"
         ;;
     failure | postfailure)
         go_back "$note"
