@@ -52,6 +52,7 @@ from edge_pslora.version import VERSION
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import writer_lock
+from edge_pslora.workspace.update_state import require_no_trial
 from edge_pslora.workspace.workspace import Workspace
 
 
@@ -102,6 +103,7 @@ def adapt(
         train, held = parts(dataset, config.train.seed)
     meter.check_memory("reading the data")
     with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
+        require_no_trial(path)
         with stages.stage("loading the model"):
             if Workspace.exists(path):
                 opened = open_existing(path, request, dataset)
