@@ -40,14 +40,20 @@ serving() {
     printf '%s\n' "${number:-none}"
 }
 
+# apply with this device's health check and the options given; without --from: what is pending.
+checked_apply() {
+    edge_pslora apply "$EDGE_PSLORA_WORKSPACE" --health-check "$EDGE_PSLORA_HEALTH_CHECK" \
+        --health-timeout "$EDGE_PSLORA_HEALTH_TIMEOUT" \
+        --health-interval "$EDGE_PSLORA_HEALTH_INTERVAL" "$@"
+}
+
 # Takes the signed update at $1 through its trial, and prints what came of it, one JSON object.
 # 0: it serves, now or already. An update that was taken before is no reason for apply to do anything,
 # also where somebody went back from it since; an updater must not report that as a success.
 apply_from() {
     code=0
-    answer=$(edge_pslora apply "$EDGE_PSLORA_WORKSPACE" --from "$1" --root "$EDGE_PSLORA_ROOT" \
-        --device-class "$EDGE_PSLORA_CLASS" --health-check "$EDGE_PSLORA_HEALTH_CHECK" --json) ||
-        code=$?
+    answer=$(checked_apply --from "$1" --root "$EDGE_PSLORA_ROOT" \
+        --device-class "$EDGE_PSLORA_CLASS" --json) || code=$?
     printf '%s\n' "$answer"
     case "$code $answer" in
         0*'"serves": false'*)
@@ -93,8 +99,7 @@ go_back() {
         edge_pslora rollback "$EDGE_PSLORA_WORKSPACE" --to "$before"
     elif [ -e "$EDGE_PSLORA_WORKSPACE/workspace.json" ]; then
         # nothing served before: what is left is to end the trial, which may go either way
-        edge_pslora apply "$EDGE_PSLORA_WORKSPACE" \
-            --health-check "$EDGE_PSLORA_HEALTH_CHECK" || [ $? -eq "$REFUSED" ]
+        checked_apply || [ $? -eq "$REFUSED" ]
         if [ "$(serving)" != none ]; then
             say "the first model of this device passed its trial and stays: there is no other"
             return 1

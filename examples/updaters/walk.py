@@ -10,6 +10,8 @@ wrongly and its promotion was forced. The device finds out by itself.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_pslora.cli.main import main as edge_pslora
 from edge_pslora.demo_data import load_digits
 
 HERE = Path(__file__).resolve().parent
@@ -71,7 +74,7 @@ class Walk:
         self.publisher.mkdir()
         install(self.device)
 
-    def run(self, who: Path, *arguments: object, code: int = 0) -> str:
+    def run(self, who: Path, *arguments: object, code: int = 0) -> None:
         """One edge-pslora command in the folder of `who`.
 
         Args:
@@ -79,19 +82,30 @@ class Walk:
         """
         words = [str(argument) for argument in arguments]
         print(f"\n{who.name}$ {shlex.join(['edge-pslora', *words])}", flush=True)
-        program = [sys.executable, "-m", "edge_pslora.cli.main"]
-        if who == self.device:
-            program = [str(self.device / "bin" / "edge-pslora")]
-        done = subprocess.run(
-            [*program, *words], cwd=who, capture_output=True, text=True, check=False
-        )
-        text = done.stdout + done.stderr
+        found, text = self._on_device(words) if who == self.device else self._at_publisher(words)
         print("".join(f"    {line}\n" for line in text.splitlines()), end="")
-        if done.returncode:
-            print(f"    exit code {done.returncode}")
-        if done.returncode != code:
+        if found:
+            print(f"    exit code {found}", flush=True)
+        if found != code:
             sys.exit(f"exit code {code} was expected")
-        return text
+
+    def _on_device(self, words: list[str]) -> tuple[int, str]:
+        program = self.device / "bin" / "edge-pslora"
+        done = subprocess.run(
+            [str(program), *words], cwd=self.device, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def _at_publisher(self, words: list[str]) -> tuple[int, str]:
+        """The same command as a function: torch is loaded once for all of them."""
+        output = io.StringIO()
+        with (
+            contextlib.chdir(self.publisher),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
+            code = edge_pslora(words)
+        return code, output.getvalue()
 
 
 def deliver(bundle: Path, inbox: Path) -> None:

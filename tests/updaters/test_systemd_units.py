@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.updaters.unit_files import command_line, environment_file, settings
-from tests.updaters.updaters_kit import UPDATERS, apply_call, can, make_device
+from tests.updaters.updaters_kit import UPDATERS, apply_call, can, make_device, resume_call
 
 UNITS = sorted((UPDATERS / "systemd").iterdir())
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
@@ -127,5 +127,5 @@ def test_what_the_services_start(tmp_path):
         subprocess.run(["edge-pslora", *line[1:]], env={"PATH": path}, check=True)
     assert device.calls() == [
         apply_call(device, device.folder / "inbox")[:-1],  # words for the journal, no --json
-        ["apply", str(device.workspace), "--health-check", "/bin/check --now"],
+        resume_call(device),
     ]

@@ -18,6 +18,7 @@ from tests.updaters.updaters_kit import (
     apply_call,
     can,
     make_device,
+    resume_call,
     rollback_call,
 )
 
@@ -179,8 +180,7 @@ def test_mender_on_a_fresh_device(tmp_path, healthy):
     device.workspace.mkdir()
     (device.workspace / "workspace.json").write_text("{}", encoding="ascii")
     assert not mender.deploy(BUNDLE)
-    resumed = ["apply", str(device.workspace), "--health-check", "/bin/check --now"]
-    assert device.calls()[1:] == [resumed]
+    assert device.calls()[1:] == [resume_call(device)]
     assert dict(mender.states)["ArtifactRollback"] == int(healthy)
     assert device.serving() == int(healthy)
 

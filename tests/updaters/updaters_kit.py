@@ -128,32 +128,43 @@ def make_device(folder: Path) -> Device:
     return Device(folder)
 
 
-def write_settings(
-    path: Path, workspace: Path, root: str = "/etc/root.json", check: str = "/bin/check --now"
-) -> Path:
-    """The shipped file with this device's values, so that a name which it lacks would be noticed."""
+CHECK = ("--health-check", "/bin/check --now", "--health-timeout", "9s", "--health-interval", "0s")
+
+
+def write_settings(path: Path, workspace: Path, **more: str) -> Path:
+    """The shipped file with a device's values, so that a name which it lacks would be noticed."""
     values = {
-        "EDGE_PSLORA_WORKSPACE": str(workspace),
-        "EDGE_PSLORA_ROOT": root,
-        "EDGE_PSLORA_CLASS": "cam 1",
-        "EDGE_PSLORA_HEALTH_CHECK": check,
-        "EDGE_PSLORA_FROM": str(workspace.parent / "inbox"),
-        "EDGE_PSLORA_LOCK_WAIT": "0",
+        "WORKSPACE": str(workspace),
+        "ROOT": "/etc/root.json",
+        "CLASS": "cam 1",
+        "HEALTH_CHECK": CHECK[1],
+        "HEALTH_TIMEOUT": CHECK[3],
+        "HEALTH_INTERVAL": CHECK[5],
+        "FROM": str(workspace.parent / "inbox"),
+        "LOCK_WAIT": "0",
+        **more,
     }
     lines = []
     for line in (UPDATERS / "update.conf").read_text(encoding="utf-8").splitlines():
-        name = line.partition("=")[0]
-        lines.append(f'{name}="{values.pop(name)}"' if "=" in line and line[0] != "#" else line)
+        name = line.partition("=")[0].removeprefix("EDGE_PSLORA_")
+        if "=" in line and not line.startswith("#"):
+            line = f'EDGE_PSLORA_{name}="{values.pop(name)}"'
+        lines.append(line)
     assert not values, f"not in update.conf: {sorted(values)}"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
+def resume_call(device: Device) -> list[str]:
+    """What ends an update that was cut."""
+    return ["apply", str(device.workspace), *CHECK]
+
+
 def apply_call(device: Device, source: str | Path) -> list[str]:
     """What a script has to call for a bundle at `source`."""
     return [
-        *("apply", str(device.workspace), "--from", str(source), "--root", "/etc/root.json"),
-        *("--device-class", "cam 1", "--health-check", "/bin/check --now", "--json"),
+        *resume_call(device),
+        *("--from", str(source), "--root", "/etc/root.json", "--device-class", "cam 1", "--json"),
     ]
 
 
