@@ -101,6 +101,7 @@ def sign(
 ) -> None:
     """Add signatures to a bundle, or release it once more with a later expiry."""
     _require_signing()
+    from edge_pslora.exporters.export_bundle import described, require_past
     from edge_pslora.signing import release
     from edge_pslora.signing.repository import read_repository
     from edge_pslora.workspace.lock import folder_lock
@@ -108,6 +109,8 @@ def sign(
     signers = s.signers_of(key, passphrase_file)
     with folder_lock(bundle):
         found = read_repository(bundle)
+        if found.newest is not None:
+            require_past(described(bundle, found.newest), bundle, datetime.now(UTC))
         if expires is None:
             standing = release.add_signatures(found, signers)
         else:

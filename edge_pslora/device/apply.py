@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.device import assemble, local_gate, receive, trial
+from edge_pslora.device import local_gate, receive, trial
 from edge_pslora.device.health import HealthCheck
 from edge_pslora.device.receive import Offer
 from edge_pslora.device.trial import Settled
@@ -170,10 +170,8 @@ def _take(
     if (done := _known(request, offer, state, pending)) is not None:
         return done
     receive.check_fit(offer, Workspace.open(path) if Workspace.exists(path) else None)
-    workspace = (
-        Workspace.open(path) if Workspace.exists(path) else receive.create_workspace(offer, path)
-    )
-    found, judged = _published(offer, workspace, state)
+    found, judged = _published(offer, path, state)
+    workspace = Workspace.open(path)
     state = trial.begin(workspace, state, found, offer.bundle.counter)
     settled = trial.settle(workspace, state, request.check, accept=request.accept, say=say)
     if settled.outcome == "went back":
@@ -270,9 +268,17 @@ def _serves(workspace: Workspace, counter: int) -> bool:
 
 
 def _published(
-    offer: Offer, workspace: Workspace, state: UpdateState
+    offer: Offer, path: Path, state: UpdateState
 ) -> tuple[Generation, local_gate.Judged | None]:
     """The bundle's generation, judged and published, not serving yet."""
+    # not above: a timer that finds nothing new needs none of it
+    from edge_pslora.device import assemble
+
+    if Workspace.exists(path):
+        workspace = Workspace.open(path)
+    else:
+        receive.need_space(offer, path)
+        workspace = assemble.create_workspace(offer, path)
     if (found := assemble.generation_of(offer, workspace)) is not None:
         return found, None
     receive.need_space(offer, workspace.path)

@@ -11,16 +11,37 @@ from edge_pslora.device import receive
 from edge_pslora.device.receive import Offer
 from edge_pslora.errors import BundleError, EdgePsloraError, InputError
 from edge_pslora.update.bundle import BASE_PREFIX
-from edge_pslora.update.delta_file import DELTA_FILE
+from edge_pslora.update.delta import DELTA_FILE
 from edge_pslora.update.replay import replay
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.reading import digest_file
 from edge_pslora.workspace.staging import Staged
+from edge_pslora.workspace.tensors import open_tensors
 from edge_pslora.workspace.workspace import Workspace
 
 _LOCATION = b"\x0a\x08location"  # how a constant inside the graph begins to name another file
 _MODEL_FILES = (layout.MODEL, layout.ONNX, layout.ONNX_DATA)
+
+
+def create_workspace(offer: Offer, path: Path) -> Workspace:
+    """A workspace from the bundle's base model; what a killed creation left is dealt with."""
+    published = receive.published_header(offer)
+    names = {
+        name: name.removeprefix(BASE_PREFIX)
+        for name in offer.bundle.payload
+        if name.startswith(BASE_PREFIX)
+    }
+    staged = Workspace.stage_base(path)
+    receive.fetch_tree(offer, names, staged)
+    check_tensors(staged / layout.MODEL, None, offer.where)
+    return Workspace.create(
+        path,
+        staged,
+        task_type=published.task_type,
+        labels=published.labels,
+        source=published.source,
+    )
 
 
 def assemble(offer: Offer, workspace: Workspace, staged: Staged) -> None:
@@ -39,7 +60,7 @@ def assemble(offer: Offer, workspace: Workspace, staged: Staged) -> None:
         _replay(offer, workspace, staged)
     receive.result_files(staged.folder, offer)
     base = workspace.base / layout.MODEL
-    receive.check_tensors(staged.folder / layout.MODEL, base, offer.where)
+    check_tensors(staged.folder / layout.MODEL, base, offer.where)
     _check_onnx(staged.folder, offer)
 
 
@@ -135,3 +156,20 @@ def _differs(offer: Offer, found: Generation) -> bool:
     except EdgePsloraError:
         return True
     return False
+
+
+def check_tensors(model: Path, base: Path | None, where: str) -> None:
+    """A strict header, and every tensor of the base in it: of its shape, but for the rows of a head."""
+    with open_tensors(model, error=BundleError) as file:
+        if base is None:
+            return
+        with open_tensors(base) as other:
+            for name, spec in other.header.specs.items():
+                found = file.header.specs.get(name)
+                shape = None if found is None else found.shape
+                fits = shape is not None and len(shape) == len(spec.shape)
+                if shape is None or not fits or shape[1:] != spec.shape[1:]:
+                    expected = f"a model with {name} of shape {list(spec.shape)}"
+                    raise receive.unfit(
+                        where, expected, f"{None if shape is None else list(shape)}"
+                    )

@@ -13,11 +13,11 @@ from edge_pslora.signing.sources import Source
 from edge_pslora.signing.trusted import Verified, stream_target
 from edge_pslora.update import bundle as text
 from edge_pslora.update.bundle import Bundle
-from edge_pslora.update.delta_file import DELTA_FILE
+from edge_pslora.update.delta import DELTA_FILE
 from edge_pslora.workspace import durable, header, layout, manifest, strict_json
 from edge_pslora.workspace.generation import Generation
+from edge_pslora.workspace.header import Header
 from edge_pslora.workspace.reading import FileDigest, digest_file
-from edge_pslora.workspace.tensors import open_tensors
 from edge_pslora.workspace.update_state import UpdateState
 from edge_pslora.workspace.workspace import Workspace
 
@@ -53,7 +53,7 @@ def read_offer(source: Source, verified: Verified) -> Offer:
     """
     own = verified.targets.get(text.BUNDLE_FILE)
     if own is None or own.bytes > text.MAX_BUNDLE:
-        raise _unfit(source.where, f"a signed {text.BUNDLE_FILE}", "none, or a very large one")
+        raise unfit(source.where, f"a signed {text.BUNDLE_FILE}", "none, or a very large one")
     data = b"".join(stream_target(source, text.BUNDLE_FILE, own))
     bundle = text.decode(data, f"{source.where}, {text.BUNDLE_FILE}")
     wanted = {**bundle.payload, text.BUNDLE_FILE: own}
@@ -63,7 +63,7 @@ def read_offer(source: Source, verified: Verified) -> Offer:
             for name in {*wanted, *verified.targets}
             if wanted.get(name) != verified.targets.get(name)
         )
-        raise _unfit(
+        raise unfit(
             source.where, "the signed files that bundle.json names", f"another {other[0]!a}"
         )
     return Offer(source, verified, bundle, hashlib.sha256(data).hexdigest())
@@ -73,14 +73,14 @@ def check_class(offer: Offer, device_class: str) -> None:
     classes = offer.bundle.device_classes
     if device_class not in classes:
         found = f"one for {', '.join(classes[:5])}"
-        raise _unfit(offer.where, f"a bundle for devices of class {device_class}", found)
+        raise unfit(offer.where, f"a bundle for devices of class {device_class}", found)
 
 
 def check_counter(offer: Offer, state: UpdateState) -> None:
     """Not older than what was taken; equal is for the caller."""
     if offer.bundle.counter < state.counter:
         expected = f"a counter of {state.counter} or more, which this device has taken"
-        raise _unfit(offer.where, expected, f"{offer.bundle.counter}: an older bundle")
+        raise unfit(offer.where, expected, f"{offer.bundle.counter}: an older bundle")
 
 
 def check_fit(offer: Offer, workspace: Workspace | None) -> None:
@@ -91,7 +91,7 @@ def check_fit(offer: Offer, workspace: Workspace | None) -> None:
             a device without one, or files that make no generation.
     """
     bundle, where = offer.bundle, offer.where
-    published = _header(offer)
+    published = published_header(offer)
     _require(
         bundle.manifest.base_digest == published.base_digest,
         where,
@@ -147,7 +147,7 @@ def find_parent(offer: Offer, workspace: Workspace) -> Generation | None:
             continue
         if found.manifest.files.get(layout.MODEL) == wanted:
             return found
-    raise _unfit(
+    raise unfit(
         offer.where,
         f"a delta from a model that is here ({len(workspace.generations())} generations)",
         f"one from a model with sha256 {wanted.sha256[:12]}...",
@@ -188,57 +188,23 @@ def fetch_tree(offer: Offer, names: Mapping[str, str], folder: Path) -> None:
         fetch(offer, name, below / last)
 
 
-def create_workspace(offer: Offer, path: Path) -> Workspace:
-    """A workspace from the bundle's base model; what a killed creation left is dealt with."""
-    published = _header(offer)
-    names = {
-        name: name.removeprefix(text.BASE_PREFIX)
-        for name in offer.bundle.payload
-        if name.startswith(text.BASE_PREFIX)
-    }
-    staged = Workspace.stage_base(path)
-    fetch_tree(offer, names, staged)
-    check_tensors(staged / layout.MODEL, None, offer.where)
-    return Workspace.create(
-        path,
-        staged,
-        task_type=published.task_type,
-        labels=published.labels,
-        source=published.source,
-    )
-
-
-def check_tensors(model: Path, base: Path | None, where: str) -> None:
-    """A strict header, and every tensor of the base in it: of its shape, but for the rows of a head."""
-    with open_tensors(model, error=BundleError) as file:
-        if base is None:
-            return
-        with open_tensors(base) as other:
-            for name, spec in other.header.specs.items():
-                found = file.header.specs.get(name)
-                shape = None if found is None else found.shape
-                fits = shape is not None and len(shape) == len(spec.shape)
-                if shape is None or not fits or shape[1:] != spec.shape[1:]:
-                    expected = f"a model with {name} of shape {list(spec.shape)}"
-                    raise _unfit(where, expected, f"{None if shape is None else list(shape)}")
-
-
-def _header(offer: Offer) -> header.Header:
+def published_header(offer: Offer) -> Header:
+    """workspace.json of the publisher."""
     where = Path(f"{offer.where}, header")
     try:
         return header.from_dict(offer.bundle.header, where)
     except WorkspaceError as problem:
-        raise _unfit(problem.where, problem.expected, problem.found) from problem
+        raise unfit(problem.where, problem.expected, problem.found) from problem
 
 
-def _check_base(offer: Offer, published: header.Header) -> None:
+def _check_base(offer: Offer, published: Header) -> None:
     shipped = {
         name.removeprefix(text.BASE_PREFIX): entry
         for name, entry in offer.bundle.payload.items()
         if name.startswith(text.BASE_PREFIX)
     }
     if shipped != dict(published.base_files):
-        raise _unfit(
+        raise unfit(
             offer.where,
             "a bundle with the base model, since there is no workspace here yet",
             "one without" if not shipped else "another base than its header says",
@@ -250,7 +216,7 @@ def _check_base(offer: Offer, published: header.Header) -> None:
     )
 
 
-def _source_digest(published: header.Header) -> tuple[int, str]:
+def _source_digest(published: Header) -> tuple[int, str]:
     data = strict_json.canonical(dict(published.source))
     return len(data), hashlib.sha256(data).hexdigest()
 
@@ -261,13 +227,13 @@ def result_files(staged: Path, offer: Offer) -> None:
     if found != dict(offer.bundle.result):
         names = {*found, *offer.bundle.result}
         other = sorted(n for n in names if found.get(n) != offer.bundle.result.get(n))
-        raise _unfit(offer.where, "the files that the bundle promises", f"another {other[0]!a}")
+        raise unfit(offer.where, "the files that the bundle promises", f"another {other[0]!a}")
 
 
 def _require(condition: bool, where: str, expected: str, found: str) -> None:
     if not condition:
-        raise _unfit(where, expected, found)
+        raise unfit(where, expected, found)
 
 
-def _unfit(where: str, expected: str, found: str, remedy: str = _AGAIN) -> BundleError:
+def unfit(where: str, expected: str, found: str, remedy: str = _AGAIN) -> BundleError:
     return BundleError(where, expected=expected, found=found, remedy=remedy)

@@ -4,6 +4,10 @@ Payload, N.targets.json, N.snapshot.json, then the timestamp; it becomes timesta
 enough keys signed all three, until then it waits as next.timestamp.json and devices take what was
 there before. What is no longer referred to goes last. Signatures are only ever added to a file.
 
+Versions are seconds since 1970, or one more than the last. So they grow from folder to folder as well:
+a device that took one bundle takes a newer one that was begun elsewhere, and nobody can put together
+the files of two, although no file holds the sha256 of another's (signatures are added to them later).
+
 Every function that writes expects the caller to hold lock.folder_lock(folder).
 """
 
@@ -12,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ from edge_pslora.workspace import durable
 from edge_pslora.workspace.reading import FileDigest, digest_file, open_regular
 from edge_pslora.workspace.staging import is_temporary
 
-_VERSIONED = re.compile(r"([1-9][0-9]{0,8})\.(snapshot|targets)\.json")
+_VERSIONED = re.compile(r"([1-9][0-9]{0,11})\.(snapshot|targets)\.json")
 _TARGET = re.compile(r"[0-9a-f]{64}\..+", re.DOTALL)
 
 
@@ -137,14 +141,18 @@ def add_release(
     files: Mapping[str, FileDigest],
     expires: datetime,
     signers: Sequence[CryptoSigner],
+    now: datetime | None = None,
 ) -> Standing:
     """A new version that lists `files` (put there before), signed by `signers`.
+
+    Args:
+        now: None for the clock's time.
 
     Raises:
         UsageError: a signer that is none of the bundle's keys.
     """
     _require_known(repository, signers)
-    version = _next_version(repository)
+    version = _next_version(repository, now or datetime.now(UTC))
     listed = {n: TargetFile(d.bytes, {"sha256": d.sha256}, n) for n, d in sorted(files.items())}
     meta = {"targets.json": MetaFile(version)}
     release = Release(
@@ -321,14 +329,14 @@ def _require_known(repository: Repository, signers: Sequence[CryptoSigner]) -> N
             )
 
 
-def _next_version(repository: Repository) -> int:
-    """Above every version that is there, also of files that a killed run left."""
+def _next_version(repository: Repository, now: datetime) -> int:
+    """Above every version that is there, also of files that a killed run left; see the top."""
     place = repository.folder / form.METADATA
     matches = (_VERSIONED.fullmatch(path.name) for path in place.iterdir())
     found = [int(match[1]) for match in matches if match]
     releases = (repository.current, repository.draft)
     found += [release.version for release in releases if release is not None]
-    return max(found, default=0) + 1
+    return max(max(found, default=0) + 1, int(now.timestamp()))
 
 
 def _place(folder: Path, name: str, digest: FileDigest) -> Path:
