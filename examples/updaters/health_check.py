@@ -1,11 +1,11 @@
 """A health check: does the model that serves give the right answers here?
 
-    python health_check.py WORKSPACE PROBE.npz LEAST_ACCURACY
+    EDGE_PSLORA_MODEL=model.onnx python health_check.py PROBE.npz LEAST_ACCURACY
 
-`edge-pslora apply` runs a command like this after the new model has begun to serve: exit code 0 keeps
-it, three failures bring the old one back. A real one would also ask the device's own service. The
-probe is a handful of samples (x, y) that this device must get right, put there when it was made.
-onnxruntime and numpy are all it needs.
+`edge-pslora apply` runs a command like this when the new model has begun to serve, and names its file
+in EDGE_PSLORA_MODEL: exit code 0 keeps the model, three failures bring the old one back. A real check
+would also ask the service that uses the model. The probe is a handful of samples (x, y) that this
+device must get right, put there when it was made. onnxruntime and numpy are all it needs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = (
 import onnxruntime
 
 
-def accuracy(workspace: Path, probe: Path) -> float:
-    """Of the generation that `current` names; reading it needs no lock."""
-    generation, _ = (workspace / "current").read_text(encoding="ascii").split()
-    model = workspace / "generations" / generation / "model.onnx"
+def accuracy(model: Path, probe: Path) -> float:
+    """The share of the probe that it gets right; 0 for a model that answers with NaN."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     labels = json.loads(session.get_modelmeta().custom_metadata_map["pslora.labels"])
     with np.load(probe, allow_pickle=False) as archive:
@@ -37,13 +35,13 @@ def accuracy(workspace: Path, probe: Path) -> float:
     return float(np.mean(np.array(labels)[logits.argmax(axis=1)] == y))
 
 
-def main(workspace: Path, probe: Path, least: float) -> int:
-    found = accuracy(workspace, probe)
+def main(probe: Path, least: float) -> int:
+    found = accuracy(Path(os.environ["EDGE_PSLORA_MODEL"]), probe)
     print(f"accuracy on the probe: {found:.3f}, at least {least:.3f} wanted", file=sys.stderr)
     return 0 if found >= least else 1
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit("usage: python health_check.py WORKSPACE PROBE.npz LEAST_ACCURACY")
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])))
+    if len(sys.argv) != 3:
+        sys.exit("usage: EDGE_PSLORA_MODEL=FILE python health_check.py PROBE.npz LEAST_ACCURACY")
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))

@@ -143,7 +143,7 @@ def main(folder: Path) -> None:
 
     print("\n# One signature is not enough for a device; the other holder adds hers.")
     samples(device / "probe.npz", (0, 1, 2, 3, 4), part=2, n=100)
-    check = (sys.executable, HERE / "health_check.py", "workspace", "probe.npz", "0.8")
+    check = (sys.executable, HERE / "health_check.py", "probe.npz", "0.8")
     apply = (
         *("apply", "workspace", "--from", "inbox", "--root", "root.json", "--device-class", CLASS),
         *("--health-check", shlex.join(map(str, check)), "--health-interval", "0s"),

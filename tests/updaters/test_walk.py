@@ -17,12 +17,21 @@ from pathlib import Path
 
 import pytest
 
+from edge_pslora.cli.main import main
 from tests.updaters.unit_files import command_line, environment_file
 from tests.updaters.updaters_kit import SCRIPTS, UPDATERS, Device, Mender, write_settings
 
 pytestmark = pytest.mark.slow
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="the power cut finds its group in /proc"
+)
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+# what apply tells a health check
+LOOK = """#!/bin/sh
+test "$EDGE_PSLORA_WORKSPACE" = "${0%/*}/workspace" || exit 2
+test "$EDGE_PSLORA_MODEL" = "$EDGE_PSLORA_WORKSPACE/generations/00000$EDGE_PSLORA_GENERATION/model.onnx"
+"""
 # ends every process of the group that its caller leads, as a power cut would
 POWER_CUT = "#!/bin/sh\nkill -9 -\"$(cut -d ' ' -f 5 /proc/$PPID/stat)\"\n"
 
@@ -46,7 +55,7 @@ class Walked:
         """A new one with the walk's program, and a health check that is one file: `check`."""
         shutil.copytree(self.folder / "device" / "bin", folder)
         made = Device(folder)
-        use_check(made, f"#!/bin/sh\nexec {shlex.join(self.check(made))}\n")
+        use_check(made, f"#!/bin/sh\nexec {shlex.join(self.check())}\n")
         write_settings(
             folder / "update.conf",
             made.workspace,
@@ -57,10 +66,9 @@ class Walked:
         )
         return made
 
-    def check(self, device: Device) -> list[str]:
+    def check(self) -> list[str]:
         probe = self.folder / "device" / "probe.npz"
-        program = UPDATERS / "health_check.py"
-        return [sys.executable, str(program), str(device.workspace), str(probe), "0.8"]
+        return [sys.executable, str(UPDATERS / "health_check.py"), str(probe), "0.8"]
 
 
 def use_check(device: Device, text: str) -> None:
@@ -98,6 +106,8 @@ def test_the_walk_says_what_happened(walked):
     ends = [line.split()[-1] for line in walked.lines if line.startswith("    exit code")]
     assert ends == ["4", "3", "3"]  # one signature; three failed checks; the same bundle again
     assert "1 more signature needed" in text
+    assert "found none there; check the path, or copy the bundle as a whole once enough" in text
+    assert "    history   none here" in text
     assert [line for line in walked.lines if line.startswith("    health check ")] == [
         f"    health check {n} of 3 failed: it ended with exit code 1" for n in (1, 2, 3)
     ]
@@ -108,6 +118,7 @@ def test_the_walk_says_what_happened(walked):
     assert [number.strip(",") for number in served] == ["1", "1", "1", "3", "3"]
 
 
+@needs_proc
 def test_mender_then_systemd(walked, tmp_path):
     device = walked.device(tmp_path / "a device")
     mender = Mender(device, tmp_path / "tree")
@@ -121,7 +132,7 @@ def test_mender_then_systemd(walked, tmp_path):
     assert facts["updates"]["failed_counter"] == 2
     assert facts["updates"]["trial"] is None
 
-    # the service's ExecStart line; the power goes in its health check
+    # the service's ExecStart line, which finds the third; the power goes in its health check
     good = (device.folder / "check").read_text(encoding="utf-8")
     use_check(device, POWER_CUT)
     assert _start(device, "update") == -signal.SIGKILL
@@ -139,9 +150,10 @@ def test_mender_then_systemd(walked, tmp_path):
     assert device.serving() == 3
 
 
+@needs_proc
 def test_rauc_then_mender_with_a_power_cut_then_swupdate(walked, tmp_path):
     device = walked.device(tmp_path / "device")
-    use_check(device, "#!/bin/sh\n")
+    use_check(device, LOOK)
     mount = tmp_path / "mnt" / "bundle"
     mount.mkdir(parents=True)
     hook = Path(shutil.copy(SCRIPTS["rauc hook"], mount))
@@ -168,11 +180,31 @@ def test_rauc_then_mender_with_a_power_cut_then_swupdate(walked, tmp_path):
     assert facts["counter"] == facts["failed_counter"] == 3
 
     # what was gone back from is not taken again, whoever brings it
-    use_check(device, "#!/bin/sh\n")
+    use_check(device, LOOK)
     bundle = str(walked.publisher / "third.tar")
     assert device.run(SCRIPTS["swupdate"], "preinst", bundle).returncode == 0
     assert device.run(SCRIPTS["swupdate"], "postinst", bundle).returncode == 3
     assert device.run(SCRIPTS["swupdate"], "failure", bundle).returncode == 0
+    assert device.serving() == 1
+
+    # the same generation as a new bundle is; then another part of the same SWUpdate image fails
+    out = Path(shutil.copytree(walked.publisher / "out", tmp_path / "out"))
+    keys = [f"--key={walked.publisher / 'keys' / name}" for name in ("key-1.pem", "key-3.pem")]
+    source = [str(walked.publisher / "w"), str(out), "--device-class", "camera-v2", "--tar"]
+    assert main(["bundle", *source, *keys]) == 0
+    bundle = str(tmp_path / "out.tar")
+    assert device.run(SCRIPTS["swupdate"], "preinst", bundle).returncode == 0
+    assert device.run(SCRIPTS["swupdate"], "postinst", bundle).returncode == 0
+    assert device.serving() == 3
+    assert device.run(SCRIPTS["swupdate"], "failure", bundle).returncode == 0
+    assert device.serving() == 1
+
+    # gone back from after its trial: for apply nothing to do, for RAUC no success
+    handler = SCRIPTS["rauc handler"]
+    model.write_bytes(Path(bundle).read_bytes())
+    done = device.run(handler, more={"RAUC_BUNDLE_MOUNT_POINT": str(mount)})
+    assert done.returncode == 3
+    assert '"serves": false' in done.stdout
     assert device.serving() == 1
 
 
