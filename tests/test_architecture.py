@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": GROUND,
     "workspace": GROUND | {"core"},
     "tasks": GROUND | {"data"},
-    "models": GROUND | {"core", "data", "tasks"},
+    "models": GROUND | {"core", "data", "tasks", "workspace"},
     "training": LEAVES,
     "update": GROUND | {"core", "workspace"},
     "exporters": LEAVES | {"workspace", "update", "signing"},
@@ -46,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
+    "cli": PARTS
+    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {

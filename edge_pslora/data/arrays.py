@@ -163,7 +163,9 @@ def samples_of(
         raise array_error(path, "x of shape [N, features ...]", f"x of shape {list(x.shape)}")
     most = MAX_COLUMNS if x.ndim == 2 else MAX_SAMPLE
     if math.prod(x.shape[1:]) > most:
-        raise array_error(path, f"at most {most} numbers in a sample", f"x of shape {list(x.shape)}")
+        raise array_error(
+            path, f"at most {most} numbers in a sample", f"x of shape {list(x.shape)}"
+        )
     if y.ndim == 0:
         raise array_error(path, "y of shape [N]", "a single number", "give one label a row")
     if len(x) != len(y):

@@ -29,7 +29,9 @@ def _check_claims(path: Path, info: zipfile.ZipInfo, limit: int) -> None:
     packed = min(info.compress_size, file_status(path).st_size)
     if info.file_size > unpacked_limit(packed, limit):
         found = f"{name} of {info.file_size} bytes in {packed}"
-        raise array_error(path, "data and no bomb", found, "save it with numpy.savez, not compressed")
+        raise array_error(
+            path, "data and no bomb", found, "save it with numpy.savez, not compressed"
+        )
 
 
 def _read_array(

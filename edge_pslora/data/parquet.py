@@ -91,6 +91,8 @@ def _texts(
             for value in values:
                 size += sum(len(text) for text in value.values() if isinstance(text, str))
                 if size > most:
-                    raise parquet_damaged(path, f"texts of more than {most} bytes", "split the file")
+                    raise parquet_damaged(
+                        path, f"texts of more than {most} bytes", "split the file"
+                    )
                 yield row, value
                 row += 1

@@ -31,13 +31,32 @@ def npy(header: str, data: bytes = bytes(48), version: int = 1, length: int | No
 
 def npy_forged() -> Iterator[tuple[str, bytes]]:
     shapes = (f"({_HUGE},)", f"({_HUGE}, {_HUGE})", "(4, -3)", "(True, 3)", "4", "(2**40,)", "(,)")
-    shapes += ("(" + "1, " * 70 + ")", "(4, 3.0)", "('4',)", "(0, 3)", "(4, 0)", "()", "(10**30, 1)")
-    for shape in (*shapes, "(" * 3000 + ")" * 3000, f"({'9' * 5000}, 3)", "(4, 3" + ", 1" * 7 + ")"):
+    shapes += (
+        "(" + "1, " * 70 + ")",
+        "(4, 3.0)",
+        "('4',)",
+        "(0, 3)",
+        "(4, 0)",
+        "()",
+        "(10**30, 1)",
+    )
+    for shape in (
+        *shapes,
+        "(" * 3000 + ")" * 3000,
+        f"({'9' * 5000}, 3)",
+        "(4, 3" + ", 1" * 7 + ")",
+    ):
         yield f"shape {shape[:20]}", npy(_GOOD.replace("(4, 3)", shape))
     for kind in ("O", "|O", "<f16", "<c8", "V8", ">f4", "<U999999999", "<M8[s]", "<f0", "|S0", "f"):
         yield f"type {kind}", npy(_GOOD.replace("<f4", kind))
     yield "records", npy(_GOOD.replace("'<f4'", "[('a', '<f4'), ('b', 'O')]"))
-    for code in ("__import__('os').system('true')", "exec('x')", "lambda: 0", "{'descr': open}", ""):
+    for code in (
+        "__import__('os').system('true')",
+        "exec('x')",
+        "lambda: 0",
+        "{'descr': open}",
+        "",
+    ):
         yield f"code {code[:12]}", npy(code)
     yield "deep", npy("[" * 9000)
     yield "deep and closed", npy("[" * 4000 + "]" * 4000)
@@ -75,7 +94,14 @@ def npz_forged(quick: bool) -> Iterator[tuple[str, bytes]]:
         yield f"method {method}", npz_of([good, y], method)
     whole = npz_of([good, y], zipfile.ZIP_STORED)
     place = whole.index(b"PK\x01\x02")
-    for offset, value in ((8, 1), (10, 99), (20, 0), (24, (1 << 32) - 1), (24, 1 << 30), (42, 1 << 31)):
+    for offset, value in (
+        (8, 1),
+        (10, 99),
+        (20, 0),
+        (24, (1 << 32) - 1),
+        (24, 1 << 30),
+        (42, 1 << 31),
+    ):
         width = 2 if offset < 20 else 4
         changed = bytearray(whole)
         changed[place + offset : place + offset + width] = value.to_bytes(width, "little")
@@ -133,11 +159,23 @@ def table_forged(content: bytes, separator: bytes) -> Iterator[tuple[str, bytes]
     yield "only newlines", b"\n" * 400_000
     yield "carriage returns", content.replace(b"\n", b"\r")
     yield "quotes", content + b'"' * 100_001 + b"\n"
-    for value in (b"1e999", b"-inf", b"nan", b"1" * 5000, b"0x1p3", b"1_000", "١٢".encode(), b"1e-999"):
+    for value in (
+        b"1e999",
+        b"-inf",
+        b"nan",
+        b"1" * 5000,
+        b"0x1p3",
+        b"1_000",
+        "١٢".encode(),
+        b"1e-999",
+    ):
         yield f"a cell {value[:8]!r}", rows.replace(b"2", value) if first else rows
         yield f"every cell {value[:8]!r}", first + b"\n" + separator.join([value] * 3) + b"\n"
-    yield "200,000 classes", first + b"\n" + b"".join(
-        separator.join([b"1", b"2", b"c%d" % n]) + b"\n" for n in range(100_000)
+    yield (
+        "200,000 classes",
+        first
+        + b"\n"
+        + b"".join(separator.join([b"1", b"2", b"c%d" % n]) + b"\n" for n in range(100_000)),
     )
     for mark in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp037"):
         yield mark, content.decode("utf-8", "replace").encode(mark, "replace")
@@ -151,7 +189,15 @@ def jsonl_forged(content: bytes) -> Iterator[tuple[str, bytes]]:
     for name, text in json_texts(line):
         yield name, text
         yield f"{name}, between others", content * 20 + text + b"\n" + content
-    for value in ("null", "1e999", "[[[]]]", '"' + "x" * 2_000_000 + '"', '{"a": 1}', "true", '"\\u0000"'):
+    for value in (
+        "null",
+        "1e999",
+        "[[[]]]",
+        '"' + "x" * 2_000_000 + '"',
+        '{"a": 1}',
+        "true",
+        '"\\u0000"',
+    ):
         yield f"text {value[:8]}", f'{{"text": {value}, "label": 1}}\n'.encode() * 4
         yield f"label {value[:8]}", f'{{"text": "a", "label": {value}}}\n'.encode() * 4
     messages = '{"messages": [{"role": "user", "content": "a"}, {"role": "x", "content": null}]}\n'
@@ -171,7 +217,13 @@ def png(width: int, height: int, rows: bytes, depth: int = 1, more: bytes = b"")
 def image_forged(kind: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     zeros = zlib.compress(bytes(4 << 20), 9)
     if kind == "png":
-        for width, height in ((1 << 31) - 1, 1), (60_000, 60_000), (8000, 8000), (1, 1 << 30), (0, 9):
+        for width, height in (
+            ((1 << 31) - 1, 1),
+            (60_000, 60_000),
+            (8000, 8000),
+            (1, 1 << 30),
+            (0, 9),
+        ):
             yield f"{width} x {height}", png(width, height, zeros)
         yield "a bomb in a text", png(8, 8, zeros, more=_chunk(b"zTXt", b"a\0\0" + zeros * 8))
         profile = _chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100 << 20), 9))
@@ -184,11 +236,23 @@ def image_forged(kind: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         for frame in (b"\xff\xff" * 4, b"\0\0\0\0\xff\xff\xff\xff", b"\xff\xff\xff\xff\1\0\1\0"):
             yield f"frame {frame!r}", content[: place + 1] + frame + content[place + 9 :]
     if kind == "bmp":
-        for at, value in ((18, 1 << 30), (22, -(1 << 30)), (18, -1), (10, 1 << 31), (28, 999), (30, 4)):
+        for at, value in (
+            (18, 1 << 30),
+            (22, -(1 << 30)),
+            (18, -1),
+            (10, 1 << 31),
+            (28, 999),
+            (30, 4),
+        ):
             changed = content[:at] + struct.pack("<q", value)[:4] + content[at + 4 :]
             yield f"bmp {at} = {value}", changed
     if kind == "ppm":
-        for head in (b"P6 99999999 99999999 255\n", b"P6 4 4 99999999999\n", b"P3 9 9 255\n", b"P6 9"):
+        for head in (
+            b"P6 99999999 99999999 255\n",
+            b"P6 4 4 99999999999\n",
+            b"P3 9 9 255\n",
+            b"P6 9",
+        ):
             yield f"ppm {head!r}", head + bytes(48)
         yield "a comment without an end", b"P6 #" + b"x" * 1_000_000
         yield "a number of a mebibyte", b"P3 2 2 255 " + b"9" * 1_000_000
@@ -308,7 +372,10 @@ def parquet_forged(quick: bool) -> Iterator[tuple[str, bytes]]:
     label = pa.array(np.zeros(rows, np.int8))
     yield "equal rows", written(pa.table({"a": same, "label": label}), compression="zstd")
     text = pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int32), pa.array(["x" * 900_000]))
-    yield "one long text again and again", written(pa.table({"text": text, "label": label[:100_000]}))
+    yield (
+        "one long text again and again",
+        written(pa.table({"text": text, "label": label[:100_000]})),
+    )
     yield "two columns of one name", written(pa.table([same[:4], same[:4]], names=["a", "a"]))
     wide = {f"c{n}": same[:2] for n in range(2000)}
     yield "2000 columns", written(pa.table(wide))
@@ -318,7 +385,10 @@ def parquet_forged(quick: bool) -> Iterator[tuple[str, bytes]]:
     yield "odd numbers", written(pa.table(odd))
     yield "no rows", written(pa.table({"a": same[:0], "label": label[:0]}))
     yield "bytes", written(pa.table({"text": pa.array([b"\xff\0"] * 4), "label": label[:4]}))
-    yield "dates", written(pa.table({"a": pa.array([0] * 4, pa.timestamp("ns")), "label": label[:4]}))
+    yield (
+        "dates",
+        written(pa.table({"a": pa.array([0] * 4, pa.timestamp("ns")), "label": label[:4]})),
+    )
 
 
 def forged(pairs: Iterator[tuple[str, bytes]]) -> Iterator[Mutant]:

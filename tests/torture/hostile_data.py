@@ -31,7 +31,7 @@ Forged = Callable[[bool], Iterator[Mutant]]
 CSV = b"a,b,label\n1,2,x\n3.5,,y\n2,NA,z\n4,2,x\n"
 TSV = b"1\t2\t0\n3\t4\t1\n2\t2\t0\n4\t1\t1\n"
 JSONL = '{"text": "\u00fc", "label": "x"}\n{"text": "b", "label": "y"}\n'.encode() * 2
-PROSE = "One day there was a model.\n\nIt learned, and it did not forget; so it went on.\n".encode() * 8
+PROSE = b"One day there was a model.\n\nIt learned, and it did not forget; so it went on.\n" * 8
 IMAGE_KINDS = ("png", "jpg", "gif", "webp", "tif", "bmp", "ppm")
 AUDIO_KINDS = ("wav", "flac", "ogg")
 _PIL = {"jpg": "JPEG", "tif": "TIFF"}
@@ -47,8 +47,16 @@ def data_tasks() -> list[tuple[Task, Forged]]:
         _file("txt", "d.txt", PROSE, lambda quick: forge.table_forged(PROSE, b" ")),
         _file("md", "d.md", PROSE, lambda quick: forge.table_forged(PROSE, b" ")),
         _file("npz", "d.npz", _npz(), forge.npz_forged),
-        _file("npy", "d/x.npy", _npy(_x()), lambda quick: forge.npy_forged(), {"d/y.npy": _npy(_y())}),
-        _file("npy labels", "d/y.npy", _npy(_y()), lambda quick: forge.npy_forged(), {"d/x.npy": _npy(_x())}),
+        _file(
+            "npy", "d/x.npy", _npy(_x()), lambda quick: forge.npy_forged(), {"d/y.npy": _npy(_y())}
+        ),
+        _file(
+            "npy labels",
+            "d/y.npy",
+            _npy(_y()),
+            lambda quick: forge.npy_forged(),
+            {"d/x.npy": _npy(_x())},
+        ),
         _file("parquet", "d.parquet", _parquet(), forge.parquet_forged),
         _recordings(),
     ]
@@ -105,7 +113,9 @@ def _recordings() -> tuple[Task, Forged]:
         yield from forge.table_forged(content, b",")
         head = b"up,down,timestamp,label\n"
         for times in ((0, 1e308), (-1e308, 1e308), (0, 1e-300), (1e17, 1e18), (0, 0), (5, 1)):
-            rows = [b"1,2,%r,a" % 0 for _ in range(3)] + [f"1,2,{t!r},a".encode() for t in times * 30]
+            rows = [b"1,2,%r,a" % 0 for _ in range(3)] + [
+                f"1,2,{t!r},a".encode() for t in times * 30
+            ]
             yield f"times {times}", head + b"\n".join(rows) + b"\n"
         dates = [f"1,2,{year:04}-13-41T99:99:99Z,a" for year in (0, 1, 9999, 99999)]
         yield "dates that are none", head + "\n".join(dates * 9).encode()
@@ -220,33 +230,42 @@ def _parquet() -> bytes:
     return out.getvalue()
 
 
-def fork_parquet_check() -> None:
-    """From here on the checker of Parquet files is a fork of this process: same code, same limits, no
-    second of starting a Python. test_hostile.py has some mutants checked by the real one."""
-    real = parquet_open.subprocess
+class Forked:
+    """In the place of the module `subprocess` of a reader that has a file checked by another program: here
+    that is a fork of this process with the same code and the same limits, without the seconds that a Python
+    takes to start. Some mutants are checked by the real one (test_hostile.py)."""
 
-    class Forked:
-        TimeoutExpired = real.TimeoutExpired
+    TimeoutExpired = subprocess.TimeoutExpired
 
-        @staticmethod
-        def run(command: list[str], *, stdin: Any, timeout: float, **_: Any) -> Any:
-            incoming, outgoing = os.pipe()
-            child = os.fork()
-            if child == 0:
-                code = 2
-                try:
+    def __init__(self, main: Callable[[], int]) -> None:
+        self.main = main
+
+    def run(self, command: list[str], *, timeout: float, stdin: Any = None, **_: Any) -> Any:
+        incoming, outgoing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 2
+            try:
+                if stdin is not None:
                     os.dup2(stdin.fileno(), 0)
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
-                    sys.stdout = open(outgoing, "w", closefd=False)  # noqa: PTH123, SIM115
-                    code = parquet_check.main()
-                    sys.stdout.flush()
-                finally:
-                    os._exit(code)
-            os.close(outgoing)
-            with open(incoming, "rb") as answer:  # noqa: PTH123
-                said = answer.read()
-            status = os.waitpid(child, 0)[1]
-            return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status), said, b"")
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                sys.argv = command[2:]
+                sys.stdin = open(0, closefd=False)  # noqa: SIM115
+                sys.stdout = open(outgoing, "w", closefd=False)  # noqa: SIM115
+                code = self.main()
+                sys.stdout.flush()
+            finally:
+                os._exit(code)
+        os.close(outgoing)
+        with open(incoming, "rb") as answer:  # noqa: PTH123
+            said = answer.read()
+        status = os.waitpid(child, 0)[1]
+        return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status), said, b"")
 
-    parquet_open.subprocess = Forked  # type: ignore[assignment]
+
+def fork_checkers() -> None:
+    """From here on."""
+    from edge_pslora.exporters import onnx_trial, onnx_trial_child
+
+    parquet_open.subprocess = Forked(parquet_check.main)  # type: ignore[assignment]
+    onnx_trial.subprocess = Forked(onnx_trial_child.main)  # type: ignore[assignment]

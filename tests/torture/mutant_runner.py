@@ -56,7 +56,7 @@ class Task:
     command_share: int = 10
     codes: tuple[int, ...] = (4,)
     memory: int = 256 << 20
-    spawns: bool = False
+    spawns: bool = False  # the program that checks a file before
 
 
 @dataclass
@@ -117,7 +117,9 @@ def _batch(task: Task, mutants: Sequence[Mutant], scratch: Path) -> list[Outcome
     if len(outcomes) < len(mutants) and (slow or status != 0):
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         slow = slow or number == signal.SIGXCPU
-        what = f"over {SECONDS:g} s" if slow else f"signal {number}" if number else "left the process"
+        what = (
+            f"over {SECONDS:g} s" if slow else f"signal {number}" if number else "left the process"
+        )
         last = Outcome(mutants[len(outcomes)].name, died=not slow, slow=slow, problems=[what])
         outcomes.append(last)
     return outcomes
@@ -126,6 +128,7 @@ def _batch(task: Task, mutants: Sequence[Mutant], scratch: Path) -> list[Outcome
 def _child(task: Task, mutants: Sequence[Mutant], scratch: Path, outgoing: int) -> None:
     folder = scratch / "work"
     folder.mkdir()
+    folder.chmod(0o777)  # one mutant takes root's rights away
     os.environ["TMPDIR"] = str(scratch)
     import tempfile
 
@@ -137,7 +140,9 @@ def _child(task: Task, mutants: Sequence[Mutant], scratch: Path, outgoing: int) 
     output = os.memfd_create("output")
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    sys.stdout, sys.stderr = (open(n, "w", closefd=False, errors="backslashreplace") for n in (1, 2))  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = (
+        open(n, "w", closefd=False, errors="backslashreplace") for n in (1, 2)
+    )
     _limit(resource.RLIMIT_AS, _status("VmSize") + task.memory + (768 << 20))
     _limit(resource.RLIMIT_FSIZE, 2 << 30)
     _limit(resource.RLIMIT_CORE, 0)
@@ -167,7 +172,8 @@ def _one(
     began = time.monotonic()
     # what the name decides is for whoever reads it by its name
     command = task.argv is not None and (
-        bool(mutant.rename) or number % (2 if mutant.place else task.command_share) == 0
+        bool(mutant.rename)
+        or number % (share := 2 if mutant.place else task.command_share) == share - 1
     )
     try:
         if command and task.argv is not None:
@@ -233,7 +239,7 @@ def _check_lines(text: str, outcome: Outcome) -> None:
         if "Traceback" in text:
             outcome.problems.append("a traceback")
         return
-    if len(lines) != 1 or not lines[0].startswith("edge-pslora: "):
+    if len(lines) != 1 or not lines[0].startswith("edge-pslora"):
         outcome.problems.append(f"{len(lines)} lines: {text[:300]!r}")
     elif any("exit code" in problem for problem in outcome.problems):
         outcome.problems.append(lines[0][:300])
@@ -279,7 +285,7 @@ class Watch:
     def _changed(self, event: str, path: Any, folder: int | None = None) -> None:
         if isinstance(path, int):
             return
-        start = self.allowed if folder is None else os.readlink(f"/proc/self/fd/{folder}")
+        start = self.allowed if folder is None else Path(f"/proc/self/fd/{folder}").readlink()
         name = os.path.abspath(os.path.join(start, os.fsdecode(path)))  # noqa: PTH100, PTH118 - no links
         if not f"{name}/".startswith(self.allowed) and name != os.devnull:
             self.events.append(f"{event} {name}")
@@ -293,7 +299,10 @@ def _is_check(args: tuple[Any, ...]) -> bool:
 def _importing() -> bool:
     """Whether code runs because a module is imported for the first time, or is one of our annotations."""
     frame = sys._getframe(2)
-    if frame.f_code.co_filename in (inspect.__file__, typing.__file__):  # typer reads the types of a command's options
+    if frame.f_code.co_filename in (
+        inspect.__file__,
+        typing.__file__,
+    ):  # typer reads the types of a command's options
         return True
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

@@ -98,7 +98,11 @@ def _damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
         return "filled", rng.randbytes(rng.randrange(1, 64))
     # headers and directories are worth more than the middle
     near = rng.choice((64, 512, size))
-    at = rng.randrange(min(near, size)) if rng.random() < 0.7 else size - 1 - rng.randrange(min(near, size))
+    at = (
+        rng.randrange(min(near, size))
+        if rng.random() < 0.7
+        else size - 1 - rng.randrange(min(near, size))
+    )
     length = min(rng.choice((1, 2, 4, 8, 16, 100)), size - at)
     kind = rng.randrange(9)
     if kind in (0, 1):
@@ -119,7 +123,9 @@ def _damaged(data: bytes, rng: random.Random) -> tuple[str, bytes]:
         return f"{length} bytes put in at {at}", data[:at] + rng.randbytes(length) + data[at:]
     if kind == 7:
         times = rng.choice((1, 2, 50))
-        return f"{length} bytes again at {at}", data[:at] + data[at : at + length] * times + data[at:]
+        return f"{length} bytes again at {at}", data[:at] + data[at : at + length] * times + data[
+            at:
+        ]
     other = rng.randrange(size)
     part = data[other : other + length]
     return f"{length} bytes of {other} at {at}", data[:at] + part + data[at + len(part) :]
@@ -195,7 +201,9 @@ def _change(owner: Any, key: Any, rng: random.Random) -> str:
         owner[rng.choice(("zz", "", f"{key} ", f"../{key}", f"{key}\0", "__proto__"))] = owner[key]
         return f"beside {key}"
     if kind == 2 and isinstance(owner[key], int | float) and not isinstance(owner[key], bool):
-        owner[key] = rng.choice((-owner[key], owner[key] + 1, owner[key] * 2, owner[key] * 10**6, 0))
+        owner[key] = rng.choice(
+            (-owner[key], owner[key] + 1, owner[key] * 2, owner[key] * 10**6, 0)
+        )
         return f"another number {key}"
     value = rng.choice(ODD_VALUES)
     owner[key] = value
