@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": GROUND,
     "workspace": GROUND | {"core"},
     "tasks": GROUND | {"core", "data"},
-    "models": GROUND | {"core", "data", "tasks"},
+    "models": GROUND | {"core", "data", "tasks", "workspace"},
     "training": LEAVES,
     "update": GROUND | {"core", "workspace"},
     "exporters": LEAVES | {"workspace", "update", "signing"},
