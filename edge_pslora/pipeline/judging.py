@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.gate import GateDecision, decide
+from edge_pslora.core.agreement import association_p
+from edge_pslora.core.gate import GateDecision, LabelEvidence, decide
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.tasks import TASKS
@@ -22,6 +23,7 @@ from edge_pslora.training.batches import sorted_batches
 from edge_pslora.training.head import Head
 
 BATCH = 32
+MOST_ASKED = 1000  # training samples that the serving model is asked about
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ def judge(
     old: tuple[OnnxRunner, Head] | None,
     holdout: Held,
     anchors: HeldAnchors | None,
-    train_targets: npt.NDArray[Any],
+    train: Held,
 ) -> tuple[GateDecision, dict[str, Any]]:
     """The gate's decision, and the figures for the manifest.
+
+    train: the session's training samples, for what the serving model makes of their labels.
 
     On the anchor set, labels that the old model did not know do not compete for the decision: a new
     class must not count as forgetting. Both figures are reported, and "by_session": for every earlier
@@ -110,7 +114,7 @@ def judge(
     figures: dict[str, Any] = {f"{name}_after": value for name, value in after.figures.items()}
     figures |= {"accuracy_before": None, "retention": None, "by_session": []}
     figures |= {"anchor_before": None, "anchor_after": None, "anchor_after_all_labels": None}
-    before = anchor_old = anchor_new = None
+    before = anchor_old = anchor_new = labels = None
     if old is not None:
         old_runner, old_head = old
         old_head = replace(old_head, values=head.values)  # both in the same unit
@@ -126,7 +130,8 @@ def judge(
             figures["anchor_after_all_labels"] = everything.accuracy
             figures["by_session"] = _by_session(everything, anchors, head)
             figures["retention"] = anchor_new.accuracy / reached if reached > 0 else None
-    floor = task.constant(train_targets, holdout.targets, head.target_scale)
+            labels = _evidence(old_runner, old_head, after, before, holdout, train, anchor_old)
+    floor = task.constant(train.targets, holdout.targets, head.target_scale)
     decision = decide(
         config,
         after.scores,
@@ -134,10 +139,72 @@ def judge(
         anchor_before=None if anchor_old is None else anchor_old.scores,
         anchor_after=None if anchor_new is None else anchor_new.scores,
         floor=None if floor is None else floor.tolist(),
+        labels=labels,
     )
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p
+    figures["learned_p"] = decision.figures.learned_p
+    figures["known_p"] = decision.figures.known_p
+    figures["contradicted_p"] = decision.figures.contradicted_p
     return decision, figures
+
+
+def _evidence(
+    old_runner: OnnxRunner,
+    old_head: Head,
+    after: Judged,
+    before: Judged,
+    holdout: Held,
+    train: Held,
+    anchors: Judged,
+) -> LabelEvidence | None:
+    """What speaks for the session's labels; None: this kind of task does not tell.
+
+    The serving model has seen none of the session's samples, so all of them say what it makes of them.
+    """
+    task = TASKS[old_head.task_type]
+    if task.answers is None:
+        return None
+    rows = np.linspace(0, len(train.targets) - 1, min(len(train.targets), MOST_ASKED))
+    chosen = rows.astype(np.int64)
+    asked = Held(_Part(train.inputs, chosen), train.targets[chosen])
+    found = judged(old_runner, asked, old_head)[0]
+    targets = np.concatenate([holdout.targets, asked.targets])
+    measures = {
+        name: np.concatenate([before.measures[name], values])
+        for name, values in found.measures.items()
+    }
+    labels = set(old_head.labels)
+    familiar = np.array([task.labels_in(targets[i : i + 1]) <= labels for i in range(len(targets))])
+    measures = {name: values[familiar] for name, values in measures.items()}
+    return LabelEvidence(
+        association_p(*task.answers(after.measures, holdout.targets)),
+        association_p(*task.answers(measures, targets[familiar])),
+        int((measures["score"] == 1).sum()),
+        int(familiar.sum()),
+        int((anchors.measures["score"] == 1).sum()),
+        len(anchors.measures["score"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the samples of other inputs."""
+
+    whole: EncodedInputs
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: npt.NDArray[np.int64]) -> dict[str, Any]:
+        return self.whole.batch(self.rows[indices])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return self.whole.lengths()[self.rows]
+
+    def to_arrays(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        return self.whole.to_arrays(self.rows[indices])
 
 
 def _by_session(found: Judged, anchors: HeldAnchors, head: Head) -> list[tuple[int, float]]:
