@@ -30,6 +30,8 @@ class LabelEvidence:
     None: nothing to tell by, for all of the labels are the same or none is known.
     known_right, known: of those samples, how many the serving model has right, and how many they are.
     anchors_right, anchors: the same of the anchor set.
+    before, after: scores of some of those samples: the serving model's, and of one that was trained
+        without them (the new model on held-out ones; heads of other folds on training samples).
     """
 
     learned_p: float | None
@@ -38,11 +40,18 @@ class LabelEvidence:
     known: int
     anchors_right: int
     anchors: int
+    before: Scores
+    after: Scores
 
     @property
     def contradicted_p(self) -> float:
         """How likely chance alone has the serving model so much less right here than on the anchors."""
         return smaller_share_p(self.known_right, self.known, self.anchors_right, self.anchors)
+
+    @property
+    def gained_p(self) -> float:
+        """How likely chance alone makes `after` so much better than `before`."""
+        return worse_p_value(self.after, self.before)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class GateFigures:
     learned_p: float | None = None
     known_p: float | None = None
     contradicted_p: float | None = None
+    gained_p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,13 +142,8 @@ def decide(
                 f"anchor set fell from {old:.3f} to {new:.3f}, more than the "
                 f"{config.max_forgetting:.3f} allowed (p = {anchor_p:.2g} by chance)"
             )
-    contradicted_p = None
     if labels is not None:
-        gained = holdout_before is not None and (
-            worse_p_value(holdout_after, holdout_before) < config.significance
-        )
-        contradicted_p = labels.contradicted_p
-        reasons += _distrust(labels, gained)
+        reasons += _distrust(labels, config.significance)
     figures = GateFigures(
         before,
         after,
@@ -149,19 +154,18 @@ def decide(
         constant,
         None if labels is None else labels.learned_p,
         None if labels is None else labels.known_p,
-        contradicted_p,
+        None if labels is None else labels.contradicted_p,
+        None if labels is None else labels.gained_p,
     )
     return GateDecision(config.force or not reasons, tuple(reasons), figures)
 
 
-def _distrust(labels: LabelEvidence, gained: bool) -> list[str]:
+def _distrust(labels: LabelEvidence, significance: float) -> list[str]:
     """Reasons not to trust a session's labels.
-
-    gained: the new model is significantly better on the holdout than the serving one.
 
     Where labels do not follow from inputs there is nothing to gain, and a small anchor set may not show
     what is lost. Labels that the serving model contradicts are drift if they can be learned, so that
-    the new model does better on what was held out; if they cannot, they are wrong.
+    what was learned does better on samples it has not seen; if they cannot, they are wrong.
     """
     reasons: list[str] = []
     told = [p for p in (labels.learned_p, labels.known_p) if p is not None]
@@ -170,11 +174,12 @@ def _distrust(labels: LabelEvidence, gained: bool) -> list[str]:
         reasons.append(
             f"the session's labels do not follow from its inputs (p = {min(told):.2g} by chance)"
         )
-    if labels.contradicted_p < CONTRADICTED and not (gained and learned):
+    drift = learned and labels.gained_p < significance
+    if labels.contradicted_p < CONTRADICTED and not drift:
         reasons.append(
             f"the session's labels contradict what the serving model knows: it has "
             f"{labels.known_right} of {labels.known} right, of the anchors {labels.anchors_right} of "
-            f"{labels.anchors}, and the new model is not shown to be better on the holdout"
+            f"{labels.anchors}, and what was learned is not shown to do better on samples it has not seen"
         )
     return reasons
 

@@ -17,10 +17,11 @@ from edge_pslora.core.agreement import association_p
 from edge_pslora.core.gate import GateDecision, LabelEvidence, decide
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
-from edge_pslora.tasks import TASKS
+from edge_pslora.tasks import TASKS, Task
 from edge_pslora.tasks.types import Measures
-from edge_pslora.training.batches import sorted_batches
+from edge_pslora.training.batches import sorted_batches, spread
 from edge_pslora.training.head import Head
+from edge_pslora.training.head_session import Unseen
 
 BATCH = 32
 MOST_ASKED = 1000  # training samples that the serving model is asked about
@@ -99,10 +100,12 @@ def judge(
     holdout: Held,
     anchors: HeldAnchors | None,
     train: Held,
+    unseen: Unseen | None = None,
 ) -> tuple[GateDecision, dict[str, Any]]:
     """The gate's decision, and the figures for the manifest.
 
-    train: the session's training samples, for what the serving model makes of their labels.
+    train: the session's training samples, for what the serving model makes of their labels. unseen:
+    what heads that have not seen them make of some.
 
     On the anchor set, labels that the old model did not know do not compete for the decision: a new
     class must not count as forgetting. Both figures are reported, and "by_session": for every earlier
@@ -130,7 +133,8 @@ def judge(
             figures["anchor_after_all_labels"] = everything.accuracy
             figures["by_session"] = _by_session(everything, anchors, head)
             figures["retention"] = anchor_new.accuracy / reached if reached > 0 else None
-            labels = _evidence(old_runner, old_head, after, before, holdout, train, anchor_old)
+            models = ((old_runner, old_head), head)
+            labels = _evidence(*models, (before, after), holdout, train, unseen, anchor_old)
     floor = task.constant(train.targets, holdout.targets, head.target_scale)
     decision = decide(
         config,
@@ -146,45 +150,62 @@ def judge(
     figures["learned_p"] = decision.figures.learned_p
     figures["known_p"] = decision.figures.known_p
     figures["contradicted_p"] = decision.figures.contradicted_p
+    figures["gained_p"] = decision.figures.gained_p
     return decision, figures
 
 
 def _evidence(
-    old_runner: OnnxRunner,
-    old_head: Head,
-    after: Judged,
-    before: Judged,
+    old: tuple[OnnxRunner, Head],
+    head: Head,
+    on_holdout: tuple[Judged, Judged],
     holdout: Held,
     train: Held,
+    unseen: Unseen | None,
     anchors: Judged,
 ) -> LabelEvidence | None:
     """What speaks for the session's labels; None: this kind of task does not tell.
 
     The serving model has seen none of the session's samples, so all of them say what it makes of them.
+
+    Args:
+        on_holdout: the serving model, and the new one.
+        anchors: the serving model.
     """
-    task = TASKS[old_head.task_type]
+    runner, old_head = old
+    task = TASKS[head.task_type]
     if task.answers is None:
         return None
-    rows = np.linspace(0, len(train.targets) - 1, min(len(train.targets), MOST_ASKED))
-    chosen = rows.astype(np.int64)
-    asked = Held(_Part(train.inputs, chosen), train.targets[chosen])
-    found = judged(old_runner, asked, old_head)[0]
-    targets = np.concatenate([holdout.targets, asked.targets])
-    measures = {
-        name: np.concatenate([before.measures[name], values])
-        for name, values in found.measures.items()
+    rows = unseen.rows if unseen is not None else spread(len(train.targets), MOST_ASKED)
+    asked = Held(_Part(train.inputs, rows), train.targets[rows])
+    served = judged(runner, asked, old_head)[0].measures
+    known = _familiar(task, asked.targets, old_head), _familiar(task, holdout.targets, old_head)
+    before, after = (found.measures for found in on_holdout)
+    targets = np.concatenate([holdout.targets[known[1]], asked.targets[known[0]]])
+    both = {
+        name: np.concatenate([values[known[1]], served[name][known[0]]])
+        for name, values in before.items()
     }
-    labels = set(old_head.labels)
-    familiar = np.array([task.labels_in(targets[i : i + 1]) <= labels for i in range(len(targets))])
-    measures = {name: values[familiar] for name, values in measures.items()}
+    pairs = [(before["score"][known[1]], after["score"][known[1]])]
+    if unseen is not None:
+        learned = task.measure(unseen.logits, asked.targets, {}, head.labels, head.target_scale)
+        pairs.append((served["score"][known[0]], learned["score"][known[0]]))
     return LabelEvidence(
-        association_p(*task.answers(after.measures, holdout.targets)),
-        association_p(*task.answers(measures, targets[familiar])),
-        int((measures["score"] == 1).sum()),
-        int(familiar.sum()),
+        association_p(*task.answers(after, holdout.targets)),
+        association_p(*task.answers(both, targets)),
+        int((both["score"] == 1).sum()),
+        len(targets),
         int((anchors.measures["score"] == 1).sum()),
         len(anchors.measures["score"]),
+        before=np.concatenate([old for old, _ in pairs]).tolist(),
+        after=np.concatenate([new for _, new in pairs]).tolist(),
     )
+
+
+def _familiar(task: Task, targets: npt.NDArray[Any], head: Head) -> npt.NDArray[np.bool_]:
+    """Of which samples the head knows all labels."""
+    labels = set(head.labels)
+    found = [task.labels_in(targets[i : i + 1]) <= labels for i in range(len(targets))]
+    return np.array(found, np.bool_)
 
 
 @dataclass(frozen=True)
