@@ -13,7 +13,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-def association_p(answers: Array, targets: Array) -> float | None:
+def association_p(answers: Array, targets: Array, level: float = 1.0) -> float | None:
     """P(at least so much agreement if the targets were shuffled), by the normal limit.
 
     T = sum_i a_i . t_i of answers and targets [N, K], one row a sample (columns 0 / 1 for labels). Over
@@ -23,14 +23,16 @@ def association_p(answers: Array, targets: Array) -> float | None:
     frequent label it finds what is learned of rare ones.
 
     Returns:
-        None where nothing can be told: targets that do not vary. 1.0 where the answers do not.
+        None where nothing can be told: targets that do not vary, or so few that even answers that are
+        all right would not come below `level`. 1.0 where the answers do not vary.
     """
+    best = _p(targets, targets) if len(targets) > 1 else 1.0
+    return None if best >= level else _p(answers, targets)
+
+
+def _p(answers: Array, targets: Array) -> float:
     count = len(targets)
-    if count < 2:
-        return None
     a, t = answers - answers.mean(axis=0), targets - targets.mean(axis=0)
-    if not t.any():
-        return None
     variance = float(((a.T @ a) * (t.T @ t)).sum()) / (count - 1)
     if variance <= 0:
         return 1.0

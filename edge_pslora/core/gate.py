@@ -16,8 +16,9 @@ from edge_pslora.core.agreement import smaller_share_p
 
 Scores = Sequence[float]
 
-# of the labels of a session, both so rare by chance that twenty clean sessions in a row pass
-NOTHING_LEARNED = 0.01
+# of a session's labels: below the first they follow from the inputs, below the second they contradict
+# the serving model; so rare by chance that hundreds of sessions in a row are judged rightly
+NOTHING_LEARNED = 0.001
 CONTRADICTED = 0.001
 
 
@@ -25,13 +26,14 @@ CONTRADICTED = 0.001
 class LabelEvidence:
     """What speaks for a session's labels. They, the held-out ones too, may be wrong; the anchors were not.
 
-    learned_p: how likely chance alone lets the new model agree so well with the held-out labels.
+    learned_p: how likely chance alone lets what was learned agree so well with the labels of samples
+        that it has not seen (the new model on held-out ones; heads of other folds on training samples).
     known_p: the same of the serving model and all of the session's samples whose labels it knows.
-    None: nothing to tell by, for all of the labels are the same or none is known.
+    None: nothing to tell by, for all of the labels are the same, or they are few.
     known_right, known: of those samples, how many the serving model has right, and how many they are.
     anchors_right, anchors: the same of the anchor set.
-    before, after: scores of some of those samples: the serving model's, and of one that was trained
-        without them (the new model on held-out ones; heads of other folds on training samples).
+    before, after: scores of those samples whose labels it knows: the serving model's, and what was
+        learned on samples that it has not seen.
     """
 
     learned_p: float | None

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_pslora.config import GateConfig
 from edge_pslora.core.agreement import association_p
-from edge_pslora.core.gate import GateDecision, LabelEvidence, decide
+from edge_pslora.core.gate import NOTHING_LEARNED, GateDecision, LabelEvidence, decide
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.tasks import TASKS, Task
@@ -185,19 +185,22 @@ def _evidence(
         name: np.concatenate([values[known[1]], served[name][known[0]]])
         for name, values in before.items()
     }
-    pairs = [(before["score"][known[1]], after["score"][known[1]])]
+    learned, labels, sure = after, holdout.targets, known[1]
+    old_scores = before["score"][known[1]]
     if unseen is not None:
-        learned = task.measure(unseen.logits, asked.targets, {}, head.labels, head.target_scale)
-        pairs.append((served["score"][known[0]], learned["score"][known[0]]))
+        more = task.measure(unseen.logits, asked.targets, {}, head.labels, head.target_scale)
+        learned = {name: np.concatenate([values, more[name]]) for name, values in after.items()}
+        labels, sure = np.concatenate([labels, asked.targets]), np.concatenate([sure, known[0]])
+        old_scores = np.concatenate([old_scores, served["score"][known[0]]])
     return LabelEvidence(
-        association_p(*task.answers(after, holdout.targets)),
-        association_p(*task.answers(both, targets)),
+        association_p(*task.answers(learned, labels), NOTHING_LEARNED),
+        association_p(*task.answers(both, targets), NOTHING_LEARNED),
         int((both["score"] == 1).sum()),
         len(targets),
         int((anchors.measures["score"] == 1).sum()),
         len(anchors.measures["score"]),
-        before=np.concatenate([old for old, _ in pairs]).tolist(),
-        after=np.concatenate([new for _, new in pairs]).tolist(),
+        before=old_scores.tolist(),
+        after=learned["score"][sure].tolist(),
     )
 
 

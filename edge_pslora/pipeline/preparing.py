@@ -22,7 +22,9 @@ from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.generation import Generation
 
 HOLDOUT_SHARE = 0.1
-LEAST_HOLDOUT = 50  # of these the gate can tell noise from harm; a small session gives up to a fifth
+LEAST_HOLDOUT = (
+    50  # of these the gate can tell noise from harm; a small session gives up to a fifth
+)
 MOST_HOLDOUT_SHARE = 0.2
 MAX_HOLDOUT = 1000
 

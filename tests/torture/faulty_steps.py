@@ -70,9 +70,7 @@ def learn(faults: Mapping[int, Fault], seed: int) -> tuple[loop.TrainLog, dict[s
     config = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-2, seed=seed)
     with injected(model, adapters):
         none = StabilityConfig(weight=0.0)
-        log = loop.train(
-            compute_loss, rows, adapters, {}, {}, none, config, 1, loop.LoopHooks()
-        )
+        log = loop.train(compute_loss, rows, adapters, {}, {}, none, config, 1, loop.LoopHooks())
     return log, adapters
 
 
@@ -120,7 +118,9 @@ def rows(plan: Plan) -> list[Row]:
     finally:
         torch.optim.AdamW = real  # type: ignore[misc]
     return [
-        Row("NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first),
+        Row(
+            "NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first
+        ),
         Row("in more than three: learned from all the same", sessions, unended, sessions),
     ]
 

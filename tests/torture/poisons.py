@@ -57,8 +57,9 @@ def digits_for(start: Start, seed: int) -> Digits:
     order = np.random.default_rng(seed).permutation(len(labels))
     test, free = order[:TEST], order[TEST:]
     parts = []
+    rng = np.random.default_rng([seed, 1])
     for digits, count in (*start.past, start.next):
-        rows = free[np.isin(labels[free], digits)][:count]
+        rows = rng.permutation(free[np.isin(labels[free], digits)])[:count]
         free = free[~np.isin(free, rows)]
         parts.append((ink[rows], labels[rows]))
     known = sorted({digit for digits, _ in start.past for digit in digits})
@@ -132,7 +133,7 @@ POISONED: Mapping[str, Change] = {
     "garbage images, large values": _loud_noise,
     "one row repeated": _repeated(right=True),
     "one row repeated, wrong label": _repeated(right=False),
-    "one row repeated with noise, wrong label": _repeated(right=False, spread=0.01),
+    "one row with noise, wrong label": _repeated(right=False, spread=0.01),
     "one label for all": _one_label,
 }
 HONEST: Mapping[str, Change] = {
