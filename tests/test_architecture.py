@@ -75,6 +75,7 @@ TORCH_FREE = [
     "edge_pslora.core.merge",
     "edge_pslora.core.replay",
     "edge_pslora.update.replay",
+    "edge_pslora.core.drift",
     "edge_pslora.core.gate",
     "edge_pslora.report",
     "edge_pslora.cli.main",
