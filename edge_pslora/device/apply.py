@@ -95,21 +95,23 @@ def apply(request: Request, say: Callable[[str], None] = lambda line: None) -> R
             remedy="give a folder, a .tar file or an http address",
         )
     with writer_lock(path):
-        pending = _settle_pending(request, say)
-        if request.source is None:
-            report = _gone_on(request, pending)
-        else:
+        try:
+            pending = _settle_pending(request, say)
+            if request.source is None:
+                return _gone_on(request, pending)
             with open_source(request.source) as source:
-                report = _take(request, source, pending, say)
-        _tidy(path)
-        return report
+                return _take(request, source, pending, say)
+        finally:
+            _tidy(path)
 
 
 def _tidy(path: Path) -> None:
-    """What killed runs of this command left, and nothing of a session that is to be resumed.
+    """What killed runs of this command left, and nothing of a run that is to be resumed.
 
-    The work is done, so a failure here is not one of it; the next run removes what stays.
+    The work is done, or has failed already; what cannot be removed now, the next run removes.
     """
+    if not path.is_dir():
+        return
     with suppress(EdgePsloraError):
         staging.forget_published(path, numbers(path))
         for name in (layout.CURRENT, layout.WORKSPACE_FILE):

@@ -1,6 +1,6 @@
-"""A process to kill: takes a bundle, torch-free. `apply_driver.py ROOT_JSON BUNDLE SICK TEMPLATE ROOT`
+"""A process to kill: takes a bundle, torch-free. `apply_driver.py ROOT_JSON BUNDLE SICK TEMPLATE ROOT STEP`
 
-Forks once to count the changing calls of the os module, then once for each n: the child works on a copy of
+Forks once to count the changing calls of the os module, then for n = 1, 1 + STEP, ...: the child works on a copy of
 TEMPLATE in ROOT/n and kills itself just before its n-th call. After each kill: who serves, whether
 everything that serves is whole, and what the same command makes of it. One JSON object a line: first the
 uninterrupted run's end. SICK: the health check fails.
@@ -82,7 +82,7 @@ def seen(path: Path) -> dict[str, Any]:
     return found
 
 
-def main(root: str, bundle: str, sick: str, template: str, place: str) -> None:
+def main(root: str, bundle: str, sick: str, template: str, place: str, step: str) -> None:
     assert not {"torch", "onnx"} & sys.modules.keys()
     local_gate._run = judged  # type: ignore[assignment]
     number, total = 0, 1
@@ -114,7 +114,7 @@ def main(root: str, bundle: str, sick: str, template: str, place: str) -> None:
             code = update(path, Path(root), bundle, sick == "sick")
             print(json.dumps({"middle": middle, "code": code, **seen(path)}), flush=True)
         shutil.rmtree(path)
-        number += 1
+        number += int(step) if number else 1
 
 
 if __name__ == "__main__":
