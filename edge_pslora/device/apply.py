@@ -50,7 +50,8 @@ class Request:
 class Report:
     """What came of it. applied: this call brought a new generation. generation: the one that serves.
     trial: "none", "kept" or "open"; attempts: health checks begun. bundle: counter, kind, generation
-    at the publisher's. gate: anchors and what both models reach on them."""
+    at the publisher's. serves: whether the bundle's generation serves, or one learned from it; None
+    without a bundle. gate: anchors and what both models reach on them."""
 
     applied: bool
     generation: int | None
@@ -59,6 +60,7 @@ class Report:
     attempts: int = 0
     counter: int = 0
     bundle: Mapping[str, Any] | None = None
+    serves: bool | None = None
     gate: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())
 
@@ -71,6 +73,7 @@ class Report:
             "attempts": self.attempts,
             "counter": self.counter,
             "bundle": None if self.bundle is None else dict(self.bundle),
+            "serves": self.serves,
             "gate": None if self.gate is None else dict(self.gate),
             "problems": list(self.problems),
         }
@@ -178,7 +181,7 @@ def _take(
     words = {"kept": "applied", "open": "applied, and on trial until a health check succeeds"}
     report = _report(workspace, settled, words[settled.outcome])
     gate = None if judged is None else judged.to_dict()
-    return replace(report, applied=True, bundle=offer.facts, gate=gate)
+    return replace(report, applied=True, serves=True, bundle=offer.facts, gate=gate)
 
 
 def _first_class(request: Request) -> str:
@@ -235,10 +238,13 @@ def _known(
         )
     if counter == state.counter:
         workspace = Workspace.open(request.workspace)
+        serves = _serves(workspace, counter)
         words = "already taken; nothing to do"
         if state.trial is not None:
             words = "already taken, and on trial until a health check succeeds"
-        return replace(_report(workspace, pending, words), bundle=offer.facts)
+        elif not serves:
+            words = "already taken, and gone back from since; nothing to do"
+        return replace(_report(workspace, pending, words), serves=serves, bundle=offer.facts)
     if state.trial is not None:
         raise UsageError(
             str(request.workspace),
@@ -247,6 +253,20 @@ def _known(
             remedy="end it with --health-check COMMAND or --no-check, or roll back",
         )
     return None
+
+
+def _serves(workspace: Workspace, counter: int) -> bool:
+    """Whether the generation of that bundle serves, or one that sessions here made from it."""
+    found = workspace.current()
+    while found is not None:
+        taken = found.manifest.metrics.get("bundle")
+        if isinstance(taken, Mapping) and taken.get("counter") == counter:
+            return True
+        parent = found.manifest.parent
+        if parent is None or parent not in workspace.generations():
+            return False
+        found = workspace.generation(parent)
+    return False
 
 
 def _published(

@@ -245,9 +245,8 @@ def _checked(fetcher: _Fetcher, trust: Trust, private: Path, floor: datetime) ->
     where, roots = fetcher.source.where, fetcher.roots
     root = _check_root(trust.files[ROOT], where)
     for data in roots:
-        following = form.parse(data, Root, where)
-        roles.require_signed(root, following, f"{where}, {form.root_name(root.version + 1)}")
-        root = _check_root(data, where)
+        name = f"{where}, {form.root_name(root.version + 1)}"
+        root = roles.check_next_root(root, form.parse(data, Root, name), name)
     files = {ROOT: roots[-1] if roots else trust.files[ROOT]}
     files |= {name: _private(private, name) for name in (TIMESTAMP, SNAPSHOT, TARGETS)}
     timestamp = form.parse(files[TIMESTAMP], Timestamp, f"{where}, {TIMESTAMP}")
