@@ -163,8 +163,6 @@ def _take(
     if state is None:
         state = UpdateState(_first_class(request))
     offer = _verified(request, source, state)
-    receive.check_class(offer, state.device_class)
-    receive.check_counter(offer, state)
     floor = max(state.clock_floor, offer.bundle.signed_at)
     if pending is None or floor != state.clock_floor:
         state = replace(state, clock_floor=floor)
@@ -197,13 +195,15 @@ def _first_class(request: Request) -> str:
 
 
 def _verified(request: Request, source: Source, state: UpdateState) -> Offer:
-    """The bundle, checked with a private copy of what is trusted; what is trusted now is kept."""
+    """The bundle, checked with a private copy of what is trusted; what is trusted then is kept."""
     path = request.workspace
     folder = path / layout.UPDATES / layout.TRUSTED
     trust = trusted.load_trust(folder, request.root)
     with _private_area(path) as private:
         verified = trusted.verify(source, trust, private, state.clock_floor)
     offer = receive.read_offer(source, verified)
+    receive.check_class(offer, state.device_class)
+    receive.check_counter(offer, state)
     trusted.publish(folder, verified)
     return offer
 

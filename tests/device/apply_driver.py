@@ -1,9 +1,9 @@
 """A process to kill: takes a bundle, torch-free. `apply_driver.py ROOT_JSON BUNDLE SICK TEMPLATE ROOT STEP`
 
-Forks once to count the changing calls of the os module, then for n = 1, 1 + STEP, ...: the child works on a copy of
-TEMPLATE in ROOT/n and kills itself just before its n-th call. After each kill: who serves, whether
-everything that serves is whole, and what the same command makes of it. One JSON object a line: first the
-uninterrupted run's end. SICK: the health check fails.
+Forks once to count the changing calls of the os module, then for n = 1, 1 + STEP, ...: the child works
+on a copy of TEMPLATE in ROOT/n and kills itself just before its n-th call. After each kill: who serves,
+whether everything that serves is whole, and what the same command makes of it. One JSON object a line:
+first the uninterrupted run's end. SICK: the health check fails.
 """
 
 from __future__ import annotations

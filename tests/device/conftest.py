@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,11 @@ def judged_here(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast; test_local_gate.py has the real one."""
     monkeypatch.setattr(local_gate, "_run", judged_here)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that is possible: hundreds of updates wait for thousands of fsyncs."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
+        yield Path(place)

@@ -74,7 +74,7 @@ def test_the_next_bundle_and_the_same_again(made, device):
 def test_an_older_bundle_is_refused_also_after_a_rollback(made, device):
     device.apply(made.two)
     before = everything(device)
-    with pytest.raises(BundleError, match="timestamp version 1 must be >= 2"):
+    with pytest.raises(BundleError, match=r"must be >=|older bundle"):
         device.apply(made.one)
     assert everything(device) == before
     device.workspace.rollback()

@@ -14,6 +14,7 @@ from tests.device import apply_driver
 
 STEP = 5  # the torture takes every call
 
+
 def drive(*arguments: object) -> list[dict]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "tests.device.apply_driver", *map(str, arguments)]

@@ -126,9 +126,9 @@ def test_no_flipped_bit_of_metadata_is_taken(known, place):
     place.take()
 
 
-@pytest.mark.parametrize("name", ["timestamp.json", "1.snapshot.json", "1.targets.json"])
+@pytest.mark.parametrize("name", ["timestamp.json", "*.snapshot.json", "*.targets.json"])
 def test_missing_endless_and_other_files(name, place):
-    path = place.metadata(name)
+    (path,) = place.metadata("").glob(name)
     good = path.read_bytes()
     for data in (None, b"", b"[" * 10_000, b"{}", b" " * 6_000_000, good + b"\n", good[:-1]):
         path.unlink()
@@ -149,7 +149,7 @@ def test_older_releases_are_refused(place, keys, tmp_path):
     shutil.copytree(place.bundle, old)
     make(place.bundle, FILES, signers[:2])
     place.take()
-    with pytest.raises(BundleError, match="must be >= 2"):
+    with pytest.raises(BundleError, match="must be >="):
         place.verify(bundle=old)
 
 
