@@ -119,6 +119,16 @@ def sign(
 
 
 @app.command()
+def show(bundle: s.BundleArgument, as_json: o.AsJson = False, debug: o.Debug = False) -> None:
+    """Show what a bundle is, whose signatures it has and what it lacks: look before you sign."""
+    _require_signing()
+    from edge_pslora.signing.release import standing
+    from edge_pslora.signing.repository import read_repository
+
+    _report(bundle, standing(read_repository(bundle)), tar=False, as_json=as_json)
+
+
+@app.command()
 def rotate(
     bundle: s.BundleArgument,
     key: s.Keys,

@@ -74,15 +74,15 @@ def begin(folder: Path, root: Path | None) -> Repository:
     Raises:
         UsageError: other files in the folder, no root for a new bundle, or another one than it has.
     """
+    known = reading.read_roots(folder)
     others = {entry.name for entry in folder.iterdir()} - {form.METADATA, form.TARGETS}
-    if others:
+    if others and not known:
         raise UsageError(
             str(folder),
             expected="a new or empty folder, or a bundle",
             found=f"other files, such as {min(others)}",
             remedy="choose another OUT",
         )
-    known = reading.read_roots(folder)
     given = () if root is None else _given_roots(root)
     if not known and not given:
         raise UsageError(

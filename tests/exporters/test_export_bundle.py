@@ -263,6 +263,8 @@ def test_the_commands(home, tmp_path, capsys):
     assert run(capsys, *make, *secret)[0] == 2  # no root
     code, facts = run(capsys, *make, *secret, "--root", k / "root.json", "--device-class", "x")
     assert (code, facts["standing"]["missing"], facts["kind"]) == (0, 1, "delta")
+    code, facts = run(capsys, "keys", "show", out)
+    assert (code, facts["missing"], len(facts["signed"]), facts["counter"]) == (0, 1, 1, 3)
     code, facts = run(capsys, "keys", "sign", out, *key[1], *secret, "--tar")
     assert (code, facts["missing"], facts["counter"]) == (0, 0, 3)
     first = facts["release"]

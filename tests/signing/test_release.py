@@ -291,6 +291,7 @@ def test_other_peoples_folders_and_roots_are_left_alone(world, tmp_path):
     with pytest.raises(UsageError, match="--root FILE"):
         publish(folder, ONE, signers[:2])
     publish(folder, ONE, signers[:2], made.root)
+    (folder / ".DS_Store").write_text("what a file manager leaves in a bundle")
     other, strangers = keys_in(tmp_path / "other")
     before = files_of(folder)
     with pytest.raises(UsageError, match="another one of version 1"):
