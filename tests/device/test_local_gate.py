@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,8 @@ from edge_pslora.models.encode_image import EncodedImages
 from edge_pslora.models.encode_text import EncodedTexts
 from edge_pslora.models.image_settings import ImageSettings
 from edge_pslora.tasks import TASKS
+from edge_pslora.workspace.reading import digest_file
+from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.update_state import read_state
 from tests.device.device_kit import LABELS, head, write_onnx
 
@@ -99,6 +103,19 @@ def test_without_anchors_it_has_to_run(device, tmp_path):
     assert judge(tmp_path, LABELS, device.workspace.header, None).samples == 0
     with pytest.raises(GateRefusedError, match="outputs of shape"):
         judge(tmp_path, ("a", "b", "c"), device.workspace.header, None)
+
+
+def test_anchors_that_are_of_no_use_are_named(device, tmp_path):
+    """They must not keep a device from ever taking an update."""
+    write_onnx(tmp_path / "model.onnx", head(swapped=True))
+    serving = device.served()
+    anchor = serving.path / "anchor.safetensors"
+    write_tensors(anchor, {"input.x": np.zeros((3, 4), np.float32)})
+    files = {**serving.manifest.files, "anchor.safetensors": digest_file(anchor)}
+    serving = replace(serving, manifest=replace(serving.manifest, files=files))
+    judged = judge(tmp_path, LABELS, device.workspace.header, serving)
+    assert judged.samples == 0
+    assert "anchor.safetensors" in judged.note
 
 
 def test_new_labels_do_not_count_as_forgetting(device, tmp_path):
