@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from edge_pslora.device import local_gate
 from edge_pslora.device.anchors import Anchors, score
@@ -20,37 +20,12 @@ from edge_pslora.tasks import TASKS
 from edge_pslora.workspace.reading import digest_file
 from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.update_state import read_state
-from tests.device.device_kit import LABELS, head, write_onnx
-
-
-def tensor(name, array):
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
-
-
-def loop_for_ever():
-    """while true: i += 1"""
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["v", "v"], ["w"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, ["batch", 4]),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, ["batch", 4]),
-        ],
-    )
-    return [
-        tensor("true", np.array(True)),
-        helper.make_node("Loop", ["", "true", "x"], ["logits"], body=graph),
-    ]
+from tests.device.device_kit import LABELS, constant, head, loop_for_ever, write_onnx
 
 
 def hog():
     return [
-        tensor("size", np.array([1 << 35], np.int64)),
+        constant("size", np.array([1 << 35], np.int64)),
         helper.make_node("ConstantOfShape", ["size"], ["much"]),
         helper.make_node("ReduceSum", ["much"], ["sum"], keepdims=0),
         helper.make_node("Add", ["x", "sum"], ["logits"]),
