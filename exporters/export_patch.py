@@ -90,6 +90,7 @@ def _bring(
         if old.data is not None and old.data.name != external_name(out):  # killed on its way
             planned = onnx_file.plan(old.model, old.sizes, external_name(out))
             settle(out, old.data, planned)
+        durable.fsync_folder(out.parent)  # killed after the rename, before this
         return None
     payloads = {name: kept.get(name, weight) for name, weight in new.weights.items()}
     proof = proven(out, new.model, payloads, expected, WorkspaceError)

@@ -14,7 +14,7 @@ from edge_pslora.exporters.onnx_publish import remove_interim
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
 from edge_pslora.update.delta import Delta, OnnxPart
 from edge_pslora.update.replay import ReplayReport, replay
-from edge_pslora.workspace import layout
+from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.lock import folder_lock
 
 
@@ -60,6 +60,7 @@ def _bring(deployed: Path, described: Delta, part: OnnxPart, tensors: Mapping[st
         data, old = file.data, dict(file.metadata)
         number = _number(file, described)
         if number == described.generation and _is_published(file, part):
+            durable.fsync_folder(deployed.parent)  # killed after the rename, before this
             return
     if number != described.parent:
         raise _another(deployed, described, f"generation {number}, and not as it was published")

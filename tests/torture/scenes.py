@@ -130,6 +130,13 @@ def write_tree(folder: Path, tree: Tree, known: Tree | None = None) -> None:
             (folder / name).write_bytes(content)
 
 
+def restore(folder: Path, tree: Tree) -> None:
+    """`folder`, made new, is that tree."""
+    remove(folder)
+    folder.mkdir()
+    write_tree(folder, tree)
+
+
 def below(tree: Tree, path: str) -> dict[str, bytes | None]:
     """What is at a path and under it, by names relative to it."""
     return {n[len(path) :]: c for n, c in tree.items() if n == path or n.startswith(f"{path}/")}
@@ -254,6 +261,14 @@ def finished(scene: Scene, folder: Path, errors: Path, ends: Ends) -> str | None
         return grown(folder, scene)
     tree = read_tree(folder)
     wrong = problem(folder, scene, tree, ends, reported=True, same_run=False)
+    if (
+        scene.workspace is not None
+        and scene.workspace not in ends.after
+        and scene.workspace in tree
+    ):
+        return (
+            wrong  # it was whole before this run began: whoever finds a workspace leaves it there
+        )
     return wrong or settled(scene, tree, ends)
 
 

@@ -43,7 +43,7 @@ def file_scenes() -> list[Scene]:
         Scene("rollback", _workspace, command("rollback", "w", "--to", "1"), **w),
         Scene("merge", _adapters, merge, outputs=("merged.safetensors",)),
         Scene("replay", _shipment, replay, outputs=("new.safetensors",)),
-        Scene("export onnx", _exported, command(*export, "onnx"), **w, **out),
+        Scene("export copy", _exported, command(*export, "onnx"), **w, **out),
     ]
 
 
