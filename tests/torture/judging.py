@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.torture.acts import Ends, Scene, finished, problem, read_tree
 from tests.torture.plan import Row
-from tests.torture.scenes import Ends, Scene, finished, problem, read_tree
 from tests.torture.tracer import Call
 
 ENOUGH = 3  # so many bad cases tell what there is to tell

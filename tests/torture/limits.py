@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.torture.acts import in_child, perform, restore
 from tests.torture.disk import Tree
 from tests.torture.judging import Bench, Known, judged, tally_row
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import in_child, perform, restore
 
 _NEW_MOUNTS, _PRIVATE, _RECURSIVE, _REMOUNT = 0x20000, 1 << 18, 1 << 14, 32
 _PAGE, _MIB = 4096, 1 << 20

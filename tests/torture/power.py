@@ -16,9 +16,7 @@ from pathlib import Path
 
 from edge_pslora.workspace import layout
 from tests.torture import faults
-from tests.torture.disk import Disk, Tree
-from tests.torture.plan import Plan, Row
-from tests.torture.scenes import (
+from tests.torture.acts import (
     SAID,
     Ends,
     Scene,
@@ -31,7 +29,9 @@ from tests.torture.scenes import (
     serving,
     write_tree,
 )
-from tests.torture.scenes_files import file_scenes
+from tests.torture.acts_files import file_scenes
+from tests.torture.disk import Disk, Tree
+from tests.torture.plan import Plan, Row
 from tests.torture.tracer import Call, Traced, run_traced
 
 PLANTS = {
@@ -82,7 +82,7 @@ class Recorded:
 def run(plan: Plan) -> list[Row]:
     scenes = file_scenes()
     if not plan.quick:
-        from tests.torture.scenes_learning import learning_scenes
+        from tests.torture.acts_learning import learning_scenes
 
         scenes += learning_scenes(plan.scratch)
     found = {}

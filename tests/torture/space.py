@@ -16,10 +16,7 @@ from pathlib import Path
 
 from edge_pslora.workspace import layout
 from tests.torture import faults
-from tests.torture.judging import ENOUGH, Bench, Known, judged, tally_row
-from tests.torture.limits import limit_rows
-from tests.torture.plan import Plan, Row
-from tests.torture.scenes import (
+from tests.torture.acts import (
     Ends,
     Scene,
     perform,
@@ -27,7 +24,10 @@ from tests.torture.scenes import (
     restore,
     serving,
 )
-from tests.torture.scenes_files import file_scenes
+from tests.torture.acts_files import file_scenes
+from tests.torture.judging import ENOUGH, Bench, Known, judged, tally_row
+from tests.torture.limits import limit_rows
+from tests.torture.plan import Plan, Row
 from tests.torture.tracer import Action, Decide, Traced, run_traced
 
 PLANTS = {
@@ -53,7 +53,7 @@ class Kind:
 def run(plan: Plan) -> list[Row]:
     scenes = file_scenes()
     if not plan.quick:
-        from tests.torture.scenes_learning import learning_scenes
+        from tests.torture.acts_learning import learning_scenes
 
         scenes += learning_scenes(plan.scratch)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -13,8 +13,8 @@ from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
 from tests.export_kit import prepare_exports_once
 from tests.pipeline import pipeline_kit as kit
+from tests.torture.acts import Ends, Scene, Work, command, in_child, write_tree
 from tests.torture.disk import Tree
-from tests.torture.scenes import Ends, Scene, Work, command, in_child, write_tree
 from tests.workspace import merge_kit
 
 # of a session made twice these differ: when it was made and how long it took; the pointer has their digest
