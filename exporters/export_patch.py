@@ -102,7 +102,8 @@ def _bring(
 
 def _check_place(existing: Path, workspace: Path) -> None:
     home = workspace.resolve()
-    if home in existing.resolve().parents:
+    # of the path and not of the file: that is checked when it is opened, links refused
+    if home in [*existing.parent.resolve().parents, existing.parent.resolve()]:
         raise UsageError(
             str(existing),
             expected="a file outside the workspace",

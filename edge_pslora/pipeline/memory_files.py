@@ -89,7 +89,20 @@ def load_merged(model: LoadedModel, generation: Generation) -> None:
 
 
 def load_memory(generation: Generation) -> Memory:
-    """What the generation's session remembered."""
+    """What the generation's session remembered.
+
+    Raises:
+        WorkspaceError: damaged, or a signed update brought the generation without it.
+    """
+    absent = [name for name in (layout.HISTORY, layout.HEAD) if not generation.has(name)]
+    if absent and "bundle" in generation.manifest.metrics:
+        raise WorkspaceError(
+            str(generation.path),
+            expected="what a session goes on from",
+            found=f"no {' and no '.join(absent)}: the bundle that it came by ships what serving needs",
+            remedy="apply one made with `edge-pslora bundle --learn`, or roll back to a generation that "
+            "has them",
+        )
     history = _read(generation, layout.HISTORY)
     head = _read(generation, layout.HEAD)
     running = None
@@ -97,11 +110,23 @@ def load_memory(generation: Generation) -> Memory:
         stored = _read(generation, RUNNING)
         running = {name: torch.from_numpy(array) for name, array in stored.arrays.items()}
     return Memory(
-        int(generation.manifest.metrics["sessions"]),
+        _sessions(generation),
         history_from_arrays(history, str(generation.path / layout.HISTORY)),
         head_from_arrays(head, str(generation.path / layout.HEAD)),
         running,
     )
+
+
+def _sessions(generation: Generation) -> int:
+    count = generation.manifest.metrics.get("sessions")
+    if type(count) is not int or count < 1:
+        raise WorkspaceError(
+            str(generation.path / layout.MANIFEST),
+            expected="the number of sessions in metrics",
+            found=ascii(count)[:40],
+            remedy="roll back to an earlier generation",
+        )
+    return count
 
 
 def load_anchors(generation: Generation) -> AnchorSet | None:
@@ -109,7 +134,9 @@ def load_anchors(generation: Generation) -> AnchorSet | None:
     if not generation.has(layout.ANCHOR):
         return None
     # NaN is how a table says that a value is missing
-    return anchors_from_arrays(_read(generation, layout.ANCHOR, finite=False))
+    return anchors_from_arrays(
+        _read(generation, layout.ANCHOR, finite=False), str(generation.path / layout.ANCHOR)
+    )
 
 
 def write_memory(

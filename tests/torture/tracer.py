@@ -207,7 +207,7 @@ class _Tracer:
         result = _signed(_registers(pid)[_RAX])
         data = None
         if call.name == "write" and result > 0:
-            with open(f"/proc/{pid}/root{call.path}", "rb") as file:
+            with Path(f"/proc/{pid}/root{call.path}").open("rb") as file:
                 data = os.pread(file.fileno(), result, call.offset or 0)
         self._result.calls[call.number - 1] = Call(
             call.number,
@@ -299,7 +299,7 @@ def _position(pid: int, descriptor: int) -> int:
 
 
 def _read(pid: int, address: int, length: int) -> bytes:
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         return os.pread(memory.fileno(), length, address)
 
 
