@@ -20,7 +20,7 @@ from edge_pslora.exporters.onnx_file import Stored
 from edge_pslora.exporters.onnx_patch import proven, write_patched
 from edge_pslora.exporters.onnx_publish import remove_interim, settle
 from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
-from edge_pslora.workspace import layout, strict_json
+from edge_pslora.workspace import durable, layout, strict_json
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import folder_lock
 from edge_pslora.workspace.reading import FileDigest, digest_file
@@ -184,6 +184,8 @@ def _side_files(opened: Workspace, chosen: Generation, existing: Path) -> list[P
     named = record.get("files")
     if record.get("format") != "onnx" or not isinstance(named, dict) or layout.ONNX not in named:
         return []
+    for name in (files.LABELS, RECORD, *opened.header.base_files):
+        durable.remove_leftovers(folder, name)
     if record.get("manifest_sha256") == chosen.manifest_sha256:
         return []
     files.copy_side_files(opened, chosen, folder)
