@@ -91,6 +91,7 @@ def attempt(scene: Scene, ends: Ends, kills: Sequence[Kill], folder: Path) -> Fo
         found.unhealed.append(f"run again: {_difference(state, ends.after)}")
     elif _serving(folder) != ends.serving[1]:
         found.unhealed.append(f"run again: generation {_serving(folder)} serves")
+    found.unhealed += [f"left: {name}" for name in _left(folder)]
     shutil.rmtree(folder)
     return found
 
@@ -158,9 +159,7 @@ def _survivor(scene: Scene, folder: Path, ends: Ends, found: Found) -> None:
     _outputs(scene, folder, state, ends, found)
 
 
-def _outputs(
-    scene: Scene, folder: Path, state: Snapshot, ends: Ends, found: Found
-) -> None:
+def _outputs(scene: Scene, folder: Path, state: Snapshot, ends: Ends, found: Found) -> None:
     """Outside the workspace: old, new or not there; a deployed model: of one generation."""
     for top in {name.split("/")[0] for name in state} - {"w"}:
         if top.startswith("."):
@@ -209,8 +208,14 @@ def _next_session(scene: Scene, folder: Path, ends: Ends, found: Found) -> None:
         values.pop("w/current", None)
     if state != wanted:
         found.unhealed.append(f"the next session: {_difference(state, wanted)}")
-    status = Workspace.open(folder / "w").status(verify=True)
-    found.unhealed += [*status["damage"], *status["warnings"]]
+    found.unhealed += Workspace.open(folder / "w").status(verify=True)["damage"]
+
+
+def _left(folder: Path) -> list[str]:
+    """Files in the making and work in progress that nobody is at; a refused generation may stay."""
+    hidden = [p.name for p in folder.rglob("*") if p.name.startswith(".")]
+    staged = [p.name for p in (folder / "w" / layout.STAGING).glob("*")]
+    return hidden + [name for name in staged if name != layout.REFUSED]
 
 
 def _serving(folder: Path) -> int:

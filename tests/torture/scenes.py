@@ -86,7 +86,9 @@ class Materials:
         for number in (1, 2):
             for name, more in {"one": (), "two": ("--external-data",)}.items():
                 out = f"{name}-{number}"
-                self._run("export", "w", out, "--format", "onnx", "--generation", str(number), *more)
+                self._run(
+                    "export", "w", out, "--format", "onnx", "--generation", str(number), *more
+                )
         self._run("export", "w", "delta", "--format", "delta")
         (self.root / "ready").touch()
 
