@@ -46,7 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
-    "cli": PARTS | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
+    "cli": PARTS
+    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {

@@ -43,7 +43,7 @@ class _Held:
 
 @dataclass
 class _Course:
-    """seconds: of each adaptation (CPU). history: bytes of each generation's. grown: its files, all in all."""
+    """seconds: of each adaptation (CPU). history: bytes of each generation's."""
 
     seconds: list[float] = field(default_factory=list)
     history: set[int] = field(default_factory=set)
@@ -152,8 +152,8 @@ def _held(temporary: Path) -> _Held:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return _Held(
         pages * _PAGE,
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(list(Path("/proc/self/task").iterdir())),
         sum(1 for _ in temporary.rglob("*")),
     )
 
