@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edge_pslora.core.scores import right_labels
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
 
 
@@ -31,9 +32,7 @@ def _loss(
 def _measure(
     logits: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
 ) -> Measures:
-    names = np.array(labels, dtype=np.str_)
-    predicted = names[logits[:, : len(names)].argmax(axis=1)]
-    return {"score": (predicted == targets.astype(np.str_)).astype(np.float64)}
+    return {"score": right_labels(logits, targets, labels)}
 
 
 def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, float]:

@@ -89,15 +89,16 @@ class Append:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Append]:
+def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Append]:
     """Write a file that appears at `path` whole or not at all; yields what appends to it.
 
-    On any error the temporary file is removed and what was at `path` stays as it was.
+    mode: its permissions, less those that the process's umask takes away; it has them from its first
+    byte on. On any error the temporary file is removed and what was at `path` stays as it was.
     """
     temporary = _temporary(path)
     with storage_errors(path.parent, path.name):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o644)
+        descriptor = os.open(temporary, flags, mode)
         try:
             try:
                 yield Append(descriptor)
@@ -112,9 +113,9 @@ def new_file(path: Path) -> Iterator[Append]:
         fsync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by a file holding `data`, durably."""
-    with new_file(path) as write:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by a file holding `data`, durably; mode: see new_file."""
+    with new_file(path, mode=mode) as write:
         write(data)
 
 
