@@ -129,7 +129,7 @@ def export_bundle(
         signing.put_bytes(out, text.BUNDLE_FILE, data, described)
         files = {**payload.digests, text.BUNDLE_FILE: described}
         expires = now + timedelta(seconds=options.expires)
-        standing = signing.add_release(repository, files, expires, signers)
+        standing = signing.add_release(repository, files, expires, signers, counter)
         tar = write_tar(out) if options.tar and not standing.missing else None
     return BundleResult(
         out=str(out),

@@ -19,7 +19,16 @@ from google.protobuf.message import DecodeError
 from edge_pslora.errors import InputError, ModelError
 from edge_pslora.exporters import onnx_file as layout
 from edge_pslora.exporters.onnx_file import Stored
-from edge_pslora.exporters.onnx_proto import DTYPES, Model, ModelProto, Tensor, TensorProto
+from edge_pslora.exporters.onnx_proto import (
+    DTYPES,
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_RAW_DATA,
+    Model,
+    ModelProto,
+    Tensor,
+    TensorProto,
+)
 from edge_pslora.workspace.reading import open_regular, read_exactly
 
 MAX_MODEL = 64 << 20  # bytes of all that is not a large weight
@@ -117,7 +126,7 @@ def _light(
     model, graph = bytearray(), bytearray()
     places: dict[str, tuple[int, int]] = {}
     for field in reader.fields(0, size):
-        if field.number != layout.MODEL_GRAPH or field.wire != _BYTES:
+        if field.number != MODEL_GRAPH or field.wire != _BYTES:
             reader.keep(field.start, field.end, model)
             continue
         for part in reader.fields(field.body, field.end):
@@ -132,8 +141,8 @@ def _light(
             if name in places:
                 raise reader.bad("weights with names of their own", f"{name} twice")
             places[name] = (raw.body, raw.end - raw.body)
-            graph += layout.field_head(layout.GRAPH_INITIALIZER, len(stub)) + stub
-        model += layout.field_head(layout.MODEL_GRAPH, len(graph)) + graph
+            graph += layout.field_head(GRAPH_INITIALIZER, len(stub)) + stub
+        model += layout.field_head(MODEL_GRAPH, len(graph)) + graph
     return reader.parse(ModelProto(), model), places
 
 
@@ -178,11 +187,11 @@ class _Reader:
 
     def large_raw(self, field: _Field) -> _Field | None:
         """The raw data of an initializer of the graph, if that is what it is, and it is large."""
-        initializer = field.number == layout.GRAPH_INITIALIZER and field.wire == _BYTES
+        initializer = field.number == GRAPH_INITIALIZER and field.wire == _BYTES
         if not initializer or field.end - field.body < layout.LARGE:
             return None
         for part in self.fields(field.body, field.end):
-            raw = part.number == layout.TENSOR_RAW_DATA and part.wire == _BYTES
+            raw = part.number == TENSOR_RAW_DATA and part.wire == _BYTES
             if raw and part.end - part.body >= layout.LARGE:
                 return part
         return None

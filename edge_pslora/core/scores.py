@@ -19,7 +19,7 @@ def right_labels(logits: Array, targets: Array, labels: Sequence[str]) -> Array:
     """1 where the highest of the first C logits [N, >= C] is the target's, else 0."""
     names = np.array(labels, dtype=np.str_)
     predicted = names[logits[:, : len(names)].argmax(axis=1)]
-    return (predicted == targets.astype(np.str_)).astype(np.float64)
+    return np.asarray(predicted == targets.astype(np.str_)).astype(np.float64)
 
 
 def label_hits(wanted: Sequence[Collection[str]], labels: Sequence[str]) -> Array:

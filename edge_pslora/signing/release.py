@@ -137,14 +137,17 @@ def add_release(
     files: Mapping[str, FileDigest],
     expires: datetime,
     signers: Sequence[CryptoSigner],
+    least: int = 1,
 ) -> Standing:
     """A new version that lists `files` (put there before), signed by `signers`.
+
+    least: its number at least, so that bundles made in different folders can follow each other.
 
     Raises:
         UsageError: a signer that is none of the bundle's keys.
     """
     _require_known(repository, signers)
-    version = _next_version(repository)
+    version = max(_next_version(repository), least)
     listed = {n: TargetFile(d.bytes, {"sha256": d.sha256}, n) for n, d in sorted(files.items())}
     meta = {"targets.json": MetaFile(version)}
     release = Release(

@@ -42,7 +42,6 @@ LIMITS = {
     TARGETS: form.MAX_TARGETS,
 }
 _MOST_ROTATIONS = 64
-_KINDS = {ROOT: Root, TIMESTAMP: Timestamp, SNAPSHOT: Snapshot, TARGETS: Targets}
 _AGAIN = "get the bundle again, or tell who made it"
 
 
@@ -114,10 +113,17 @@ def verify(source: Source, trust: Trust, private: Path, floor: datetime) -> Veri
         BundleError: not signed by enough keys, damaged, older than what is trusted, or expired by the
             device's clock or by the floor.
     """
-    for name in (TIMESTAMP, SNAPSHOT, TARGETS):
-        if name in trust.files:
-            durable.write_bytes(private / name, trust.files[name])
     fetcher = _Fetcher(source)
+    _refresh(fetcher, trust.files, private)
+    if _replaces(fetcher, private):
+        for name in (TIMESTAMP, SNAPSHOT, TARGETS):
+            (private / name).unlink()
+        _refresh(fetcher, {ROOT: trust.files[ROOT]}, private)
+    return _checked(fetcher, trust, private, floor)
+
+
+def _refresh(fetcher: _Fetcher, files: Mapping[str, bytes], private: Path) -> None:
+    """python-tuf's own workflow, from `files` on; what it trusts then lies in `private`."""
     config = UpdaterConfig(
         max_root_rotations=_MOST_ROTATIONS,
         max_delegations=1,
@@ -126,16 +132,31 @@ def verify(source: Source, trust: Trust, private: Path, floor: datetime) -> Veri
         snapshot_max_length=form.MAX_SNAPSHOT,
         targets_max_length=form.MAX_TARGETS,
     )
-    with durable.storage_errors(private, "metadata"), _tuf_errors(source.where):
+    where = fetcher.source.where
+    with durable.storage_errors(private, "metadata"), _tuf_errors(where):
+        for name in (TIMESTAMP, SNAPSHOT, TARGETS):
+            if name in files:
+                durable.write_bytes(private / name, files[name])
         updater = Updater(
             str(private),
             f"{form.METADATA}/",
             fetcher=fetcher,
             config=config,
-            bootstrap=trust.files[ROOT],
+            bootstrap=files[ROOT],
         )
         updater.refresh()
-    return _checked(fetcher, trust, private, floor)
+
+
+def _replaces(fetcher: _Fetcher, private: Path) -> bool:
+    """Whether the source has another release of the number that this device knows.
+
+    python-tuf then keeps what it has. Two bundles of one counter are common, though: a delta, and the
+    same in full for new devices. Both were signed; neither is older than the other.
+    """
+    where = fetcher.source.where
+    known = form.parse(_private(private, TIMESTAMP), Timestamp, where).signed
+    offered = form.parse(fetcher.timestamp, Timestamp, where).signed
+    return offered != known and offered.snapshot_meta.version >= known.snapshot_meta.version
 
 
 def publish(folder: Path, verified: Verified) -> None:
@@ -203,13 +224,19 @@ class _Fetcher(FetcherInterface):
             data = read(self.source, url, max_length)
         except MissingFileError as problem:
             raise DownloadHTTPError(str(problem), 404) from problem
-        kind = url.rpartition("/")[2].split(".", 1)
-        name = kind[1] if kind[0].isdigit() else ".".join(kind)
-        form.parse(data, _KINDS[name], f"{self.source.where}, {url}")
+        name = url.rpartition("/")[2]
+        name = name.partition(".")[2] if name[0].isdigit() else name
+        where = f"{self.source.where}, {url}"
         if name == ROOT:
+            form.parse(data, Root, where)
             self.roots.append(data)
         elif name == TIMESTAMP:
+            form.parse(data, Timestamp, where)
             self.timestamp = data
+        elif name == SNAPSHOT:
+            form.parse(data, Snapshot, where)
+        else:
+            form.parse(data, Targets, where)
         return data
 
 
@@ -222,20 +249,13 @@ def _checked(fetcher: _Fetcher, trust: Trust, private: Path, floor: datetime) ->
         roles.require_signed(root, following, f"{where}, {form.root_name(root.version + 1)}")
         root = _check_root(data, where)
     files = {ROOT: roots[-1] if roots else trust.files[ROOT]}
-    with durable.storage_errors(private, "metadata"):
-        files |= {
-            name: read_limited(private / name, LIMITS[name], error=BundleError)
-            for name in (TIMESTAMP, SNAPSHOT, TARGETS)
-        }
+    files |= {name: _private(private, name) for name in (TIMESTAMP, SNAPSHOT, TARGETS)}
     timestamp = form.parse(files[TIMESTAMP], Timestamp, f"{where}, {TIMESTAMP}")
     offered = form.parse(fetcher.timestamp, Timestamp, f"{where}, {TIMESTAMP}")
     roles.require_signed(root, offered, f"{where}, {TIMESTAMP}")
-    if offered.signed != timestamp.signed:  # of equal version, and python-tuf keeps the one it has
+    if offered.signed != timestamp.signed:
         raise _refused(
-            where,
-            f"release {timestamp.signed.version} as this device knows it, or a later one",
-            "another release of that number",
-            "make the next bundle in the folder of the last one, which goes on counting",
+            where, "a release that is not older than the last", "an older snapshot in it"
         )
     snapshot = form.parse(files[SNAPSHOT], Snapshot, f"{where}, {SNAPSHOT}")
     targets = form.parse(files[TARGETS], Targets, f"{where}, {TARGETS}")
@@ -261,6 +281,10 @@ def _checked(fetcher: _Fetcher, trust: Trust, private: Path, floor: datetime) ->
         root_version=root.version,
         expires=min(times.values()),
     )
+
+
+def _private(private: Path, name: str) -> bytes:
+    return read_limited(private / name, LIMITS[name], error=BundleError)
 
 
 def _digest(name: str, file: object, where: str) -> FileDigest:
