@@ -39,8 +39,8 @@ NOTHING = Pointer(0, "0" * 64)
 def replace_pointer(workspace: Path, pointer: Pointer) -> None:
     """The one atomic step by which a generation becomes current; what killed ones left is removed.
 
-    The generation's name is made durable before: who published it may have been killed before it came to that, and
-    the pointer must not outlive what it points to.
+    The generation's name is made durable before: who published it may have been killed before it came
+    to that, and the pointer must not outlive what it points to.
     """
     if pointer.number:
         with storage_errors(workspace, layout.GENERATIONS):

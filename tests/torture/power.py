@@ -110,7 +110,7 @@ def record(scene: Scene, folder: Path, start: Tree | None = None) -> Recorded:
     ends = Ends(before, after, old, serving(root, scene))
     said = root / SAID
     reports = [c.number for c in traced.calls if c.name == "write" and c.path == str(said)]
-    last = reports[0] if reports else len(traced.calls)
+    last = reports[-1] if reports else len(traced.calls)  # what stands before are notes
     return Recorded(scene, ends, traced.calls, last, str(root))
 
 
@@ -120,10 +120,11 @@ def _torture(scene: Scene, plan: Plan, folder: Path) -> Found:
     _check_order(recorded, found)
     states = list(_states(recorded, plan))
     random_ = random.Random(plan.seed)
-    chosen = states
-    if plan.quick:
-        chosen = random_.sample(states, min(len(states), 150))
-    again = set(random_.sample(range(len(chosen)), min(len(chosen), plan.size(15, 6))))
+    most = plan.size(1500, 150)
+    chosen = random_.sample(states, min(len(states), most))
+    again = set(
+        random_.sample(range(len(chosen)), min(len(chosen), plan.size(8 if scene.slow else 25, 6)))
+    )
     here, known = folder / "state", {}
     remove(here)
     here.mkdir()
@@ -140,7 +141,7 @@ def _torture(scene: Scene, plan: Plan, folder: Path) -> Found:
         elif place in again:
             found.again += 1
             remove(folder / "again")
-            shutil.copytree(here, folder / "again")
+            shutil.copytree(here, folder / "again", symlinks=True)
             wrong = finished(scene, folder / "again", folder / "errors", recorded.ends)
             if wrong is not None:
                 found.again_bad += 1
@@ -163,7 +164,7 @@ def _states(
         if call is not None:
             disk.apply(call)
         reported = call is not None and call.number >= recorded.said
-        for tree in disk.crashes(random_, plan.size(60, 4)):
+        for tree in disk.crashes(random_, plan.size(30, 4), plan.size(60, 400)):
             tree = {name: content for name, content in tree.items() if name != SAID}
             key = hash((reported, *tree.items()))
             if key not in seen:
@@ -181,7 +182,7 @@ def _killed_before(recorded: Recorded, plan: Plan, folder: Path, found: Found) -
     random_ = random.Random(plan.seed)
     scene, ends = recorded.scene, recorded.ends
     done = max((c.number for c in recorded.calls if c.number < recorded.said), default=0)
-    kills = random_.sample(range(1, done + 1), min(done, plan.size(40, 2)))
+    kills = random_.sample(range(1, done + 1), min(done, plan.size(4 if scene.slow else 40, 2)))
     here = folder / "state"
     for kill in kills:
         disk = Disk(recorded.root, ends.before)
@@ -199,7 +200,9 @@ def _killed_before(recorded: Recorded, plan: Plan, folder: Path, found: Found) -
             continue  # the first run was all but over, and this is another session
         both = replace(second.ends, before=ends.before, old=ends.old)
         states = list(_states(second, plan, disk))
-        for tree, reported, when in random_.sample(states, min(len(states), plan.size(60, 20))):
+        for tree, reported, when in random_.sample(
+            states, min(len(states), plan.size(150 if scene.slow else 60, 20))
+        ):
             restore(here, tree)
             found.killed += 1
             wrong = problem(here, scene, tree, both, reported=reported)
