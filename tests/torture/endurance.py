@@ -1,0 +1,188 @@
+"""A thousand adaptations in one process: memory, descriptors, threads, files and time stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_pslora.cli.main import main
+from edge_pslora.workspace import layout
+from edge_pslora.workspace.workspace import Workspace
+from tests.torture.forked import fast_folder, in_processes
+from tests.torture.plan import Plan, Row
+
+_RSS_PERCENT = 5.0
+_SMALL = (
+    *("--epochs", "1", "--batch-size", "32", "--rank", "2", "--anchor-budget", "20KB"),
+    *("--force", "--json"),
+)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the process holds."""
+
+    rss: int
+    descriptors: int
+    threads: int
+    temporary: int
+
+
+@dataclass
+class _Course:
+    """seconds: of each adaptation (CPU). history: bytes of each generation's."""
+
+    seconds: list[float] = field(default_factory=list)
+    history: set[int] = field(default_factory=set)
+
+
+def run(plan: Plan) -> list[Row]:
+    with fast_folder(plan) as folder:
+        return in_processes([partial(_adaptations, plan, folder)], folder)
+
+
+def _adaptations(plan: Plan, folder: Path) -> list[Row]:
+    from tests.export_kit import prepare_exports_once
+
+    prepare_exports_once()
+    count, warm = plan.size(1_000, 24), plan.size(50, 12)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+    data, path = _data(folder), folder / "w"
+    course = _Course()
+    before = _held(temporary)
+    for number in range(1, count + 1):
+        if number == warm + 1:
+            before = _held(temporary)
+        began = time.process_time()
+        _adapt(data, path)
+        course.seconds.append(time.process_time() - began)
+        name = layout.generation_name(number)
+        course.history.add((path / layout.GENERATIONS / name / layout.HISTORY).stat().st_size)
+    after = _held(temporary)
+    return [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+
+
+def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
+    growth = 100.0 * (after.rss - before.rss) / before.rss
+    note = f"{before.rss >> 10} KiB after {warm}, {after.rss >> 10} KiB at the end"
+    return [
+        Row(
+            "adaptations in a row: RSS growth, %",
+            count,
+            round(growth, 2),
+            count,
+            _RSS_PERCENT,
+            note,
+        ),
+        Row("descriptors left open", count, after.descriptors - before.descriptors, count),
+        Row("threads left", count, after.threads - before.threads, count),
+        Row("temporary files left", count, after.temporary, count),
+    ]
+
+
+def _disk_rows(count: int, path: Path, course: _Course, warm: int) -> list[Row]:
+    opened = Workspace.open(path)
+    total = sum(entry.bytes for entry in opened.header.base_files.values())
+    manifests = 0
+    for number in opened.generations():
+        generation = opened.generation(number)
+        manifest = (generation.path / layout.MANIFEST).stat().st_size
+        manifests += manifest
+        total += generation.bytes + manifest
+    total += sum(p.stat().st_size for p in path.iterdir() if p.is_file())
+    found = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    kept = len(opened.generations())
+    note = (
+        f"{kept} generations, {found // max(1, kept)} bytes each, {manifests // count} of manifest"
+    )
+    first, last = _middle(course.seconds[warm:][:50]), _middle(course.seconds[-50:])
+    pace = f"{1000 * first:.0f} ms of CPU at first, {1000 * last:.0f} ms at the end"
+    return [
+        Row("bytes on the disk that no manifest names", count, found - total, count, note=note),
+        Row("leftovers in staging", count, len(list((path / layout.STAGING).iterdir())), count),
+        Row("sizes of the history but one", count, len(course.history) - 1, count),
+        Row(
+            "an adaptation's time, growth in times",
+            count,
+            round(last / first - 1, 2),
+            count,
+            1.0,
+            pace,
+        ),
+    ]
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def _adapt(data: Path, path: Path) -> None:
+    printed = io.StringIO()
+    model = () if path.exists() else ("--model", "auto")
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main(["adapt", str(data), "--workspace", str(path), *model, *_SMALL])
+    if code != 0:
+        raise AssertionError(f"exit {code}: {printed.getvalue()[-500:]}")
+
+
+def _data(folder: Path) -> Path:
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    path = folder / "d.npz"
+    np.savez(path, x=rows, y=(rows[:, 0] > 0).astype(np.int64))
+    return path
+
+
+def _held(temporary: Path) -> _Held:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return _Held(
+        pages * _PAGE,
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(list(Path("/proc/self/task").iterdir())),
+        sum(1 for _ in temporary.rglob("*")),
+    )
+
+
+def _leak(name: str, leaked: Callable[[Path], object]) -> Callable[[], None]:
+    """At each publication something is kept."""
+
+    def plant() -> None:
+        kept: list[object] = []
+
+        def publish(self: Workspace, staged: Path, content: Any) -> Any:
+            kept.append(leaked(self.path))
+            return real(self, staged, content)
+
+        real = Workspace.publish
+        Workspace.publish = publish  # type: ignore[method-assign]
+
+    return plant
+
+
+def _slower(path: Path) -> object:
+    """Every file of every generation is read again, as often as there are generations."""
+    numbers = Workspace.open(path).generations()
+    return [Workspace.open(path).status(verify=True) for _ in numbers] and None
+
+
+PLANTS: Mapping[str, Callable[[], None]] = {
+    "a descriptor leak": _leak("descriptor", lambda path: os.open(path, os.O_RDONLY)),
+    "a temporary file": _leak("file", lambda path: tempfile.mkstemp()[1]),
+    "memory": _leak("memory", lambda path: bytearray(os.urandom(8 << 20))),
+    "quadratic": _leak("time", _slower),
+}
