@@ -21,6 +21,7 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
+from edge_pslora.core.lora import relative_norm
 from edge_pslora.core.stability import stability_target
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
@@ -190,7 +191,7 @@ def run_session(
         LayerReport(
             t.name,
             config.lora.rank,
-            float(deltas[t.name].norm() / as_matrix(base_weights(t.weight_name), t).norm()),
+            relative_norm(deltas[t.name], as_matrix(base_weights(t.weight_name), t)),
             kept[t.name],
             history[t.name].rank,
             history[t.name].eps,

@@ -104,7 +104,7 @@ def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:
 
 def rows(plan: Plan) -> list[Row]:
     rng = np.random.default_rng([plan.seed, 4])
-    sessions = plan.size(400, 40)
+    sessions = plan.size(400, 15)
     bad = unended = 0
     first = ""
     real, torch.optim.AdamW = torch.optim.AdamW, _Watched  # type: ignore[misc]
