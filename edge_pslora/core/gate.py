@@ -148,8 +148,8 @@ def decide(
             )
     if labels is not None:
         reasons += _distrust(labels, config.significance)
-    if updates and not max(updates.values()) <= config.max_update:
-        layer, size = max(updates.items(), key=lambda item: item[1])
+    too_large = [(n, s) for n, s in (updates or {}).items() if not s <= config.max_update]
+    for layer, size in too_large[:1]:
         reasons.append(
             f"the update of {layer} is {size:.3g} times its weights, more than the "
             f"{config.max_update:g} allowed"
