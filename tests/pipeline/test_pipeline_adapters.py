@@ -94,7 +94,7 @@ def saved(folder: Path, model: PeftModel) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    x, y = kit.digits((0, 1, 2), 90)
+    x, y = kit.digits((0, 1, 2), 120)
     return kit.write_npz(tmp_path / "digits.npz", x[:, None], y)
 
 

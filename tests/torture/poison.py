@@ -32,8 +32,9 @@ MARGIN = 0.01  # a point, as --max-forgetting allows
 LEVEL = 0.05
 REFUSALS = 0.05  # share of honest sessions that may be refused
 QUICK_STARTS = ("one session",)
-# a consistent change of names cannot be told from a change of the world: the anchors alone tell
-LEARNABLE = {"labels rotated": 0.1}
+# labels that could be true: known digits that are called otherwise from now on, new ones that are all
+# called alike. Only the anchors speak against them, and fifty do not show every loss of a point.
+COULD_BE_TRUE = {"labels rotated": 0.1, "one label for all": 0.1}
 
 
 @dataclass
@@ -73,7 +74,7 @@ def gate_rows(counts: Mapping[str, Count], wanted: int) -> list[Row]:
         if kind in counts:
             count = counts[kind]
             note = f"{count.refused} refused; {count.worse} were worse"
-            allowed = LEARNABLE.get(kind, 0) * count.sessions
+            allowed = COULD_BE_TRUE.get(kind, 0) * count.sessions
             what = f"{kind}: worse models promoted"
             rows.append(Row(what, count.sessions, count.passed, wanted, allowed, note))
     sessions = wronged = 0
