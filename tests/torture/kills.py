@@ -18,6 +18,7 @@ from tests.torture.forked import fast_folder, in_processes
 from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
 from tests.torture.plan import Plan, Row
 from tests.torture.scenes import Materials, Scene, learning_scenes, light_scenes
+from tests.torture.scenes_apply import apply_scenes
 from tests.torture.tracer import permitted
 
 PLANTS = kill_plants.PLANTS
@@ -43,10 +44,10 @@ def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch.mkdir()
     only, known = kill_plants.only(), dict[str, Ends]()
     scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
-    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(1, 100))
-    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(1, 30))
+    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(1, 150))
+    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(1, 60))
     if only is None:
-        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 4))
+        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 2))
     if only is None or "resume" in only:
         rows += kill_resume.rows(plan, made, scratch)
     return rows
@@ -62,8 +63,8 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch = folder / "light"
     scratch.mkdir()
     only, known = kill_plants.only(), dict[str, Ends]()
-    scenes = [scene for scene in light_scenes(made) if only is None or scene.name in only]
-    rows = _every_call(plan, scenes, known, scratch, plan.size(1, 12 if only is None else 3))
+    scenes = [s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only]
+    rows = _every_call(plan, scenes, known, scratch, plan.size(1, 16 if only is None else 3))
     if only is None:
         rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
     return rows
@@ -96,7 +97,8 @@ def _at_random(
     for number in range(count):
         scene = rng.choice(scenes)
         ends = known[scene.name]
-        kills = [_random_kill(rng, ends) for _ in range(rng.choice((1, 1, 1, 1, 2, 3)))]
+        times = min(rng.choice((1, 1, 1, 1, 2, 3)), scene.most_kills)
+        kills = [_random_kill(rng, ends) for _ in range(times)]
         tries.append((f"try {number}, {scene.name}", scene, ends, kills))
     found, note = _tried(tries, scratch)
     what = "random kills of those with torch" if scenes[0].dated else "random kills"

@@ -34,7 +34,8 @@ class Scene:
     """start: copied for each run. code: the exit code. call: in place of a command line.
 
     learns: run again after its end it makes another generation. dated: names of files that differ
-    from run to run. deployed: an ONNX file in one or two parts that is replaced.
+    from run to run. deployed: an ONNX file in one or two parts that is replaced. most_kills: so many
+    in a row, and the next run ends as the first would have.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Scene:
     learns: bool = False
     dated: frozenset[str] = frozenset()
     deployed: str | None = None
+    most_kills: int = 3
 
     def run(self, folder: Path) -> tuple[int, str]:
         """Exit code, and what was printed."""
@@ -74,6 +76,7 @@ class Materials:
     def make(self) -> None:
         """Two real sessions and what is exported of them. Loads torch."""
         from tests.export_kit import prepare_exports_once
+        from tests.torture import scenes_apply
 
         prepare_exports_once()
         self.root.mkdir(parents=True)
@@ -90,6 +93,7 @@ class Materials:
                     "export", "w", out, "--format", "onnx", "--generation", str(number), *more
                 )
         self._run("export", "w", "delta", "--format", "delta")
+        scenes_apply.make(self._run)
         (self.root / "ready").touch()
 
     def _run(self, *argv: str) -> None:
@@ -121,7 +125,10 @@ def learning_scenes(made: Materials) -> list[Scene]:
         scene("adapt, first", {"d.npz": "1.npz"}, "adapt", "d.npz", "--model", "auto", *second),
         scene("adapt, later", {"d.npz": "2.npz", "w": "after-1"}, "adapt", "d.npz", *second),
         scene(
-            "adapt, refused", {"d.npz": "3.npz", "w": "after-2"}, "adapt", "d.npz", *second, code=3
+            "adapt, refused",
+            {"d.npz": "3.npz", "w": "after-2"},
+            *("adapt", "d.npz", *second, "--batch-size", "64", "--epochs", "1"),
+            code=3,
         ),
     ]
 
