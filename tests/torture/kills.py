@@ -30,7 +30,7 @@ def run(plan: Plan) -> list[Row]:
     if not permitted():
         return [Row("kills", 0, 0, wanted=1, note="skipped: ptrace is not permitted here")]
     with fast_folder(plan) as folder:
-        made = Materials(folder / "made")
+        made = Materials(plan.shared or folder / "made")
         return in_processes(
             [partial(_learning, plan, made, folder), partial(_light, plan, made, folder)], folder
         )
@@ -38,11 +38,11 @@ def run(plan: Plan) -> list[Row]:
 
 def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     """What needs torch; it makes what both parts start from."""
+    only, known = kill_plants.only(), dict[str, Ends]()
     if not made.ready:
         made.make()
     scratch = folder / "learning"
     scratch.mkdir()
-    only, known = kill_plants.only(), dict[str, Ends]()
     scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
     rows = _every_call(plan, scenes[:1], known, scratch, plan.size(1, 150))
     rows += _every_call(plan, scenes[1:], known, scratch, plan.size(1, 60))
@@ -63,7 +63,9 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch = folder / "light"
     scratch.mkdir()
     only, known = kill_plants.only(), dict[str, Ends]()
-    scenes = [s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only]
+    scenes = [
+        s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only
+    ]
     rows = _every_call(plan, scenes, known, scratch, plan.size(1, 16 if only is None else 3))
     if only is None:
         rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
@@ -76,7 +78,7 @@ def _every_call(
     """One row a scene. step: every so many calls."""
     rows = []
     for scene in scenes:
-        known[scene.name] = ends = _ends(scene, scratch)
+        known[scene.name] = ends = _ends(plan, scene, scratch)
         kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
         found, note = _tried(tries, scratch)
@@ -130,9 +132,11 @@ def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
     return found, note
 
 
-def _ends(scene: Scene, scratch: Path) -> Ends:
+def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
     """Run once in this process before: what is imported then need not be in each child."""
-    folder = scene.copied(scratch / "warm")
-    scene.run(folder)
-    shutil.rmtree(folder)
-    return uninterrupted(scene, scratch)
+    light = not scene.dated
+    if light:  # the others ran here when what scenes start from was made
+        folder = scene.copied(scratch / "warm")
+        scene.run(folder)
+        shutil.rmtree(folder)
+    return uninterrupted(scene, scratch, twice=light or not plan.quick)
