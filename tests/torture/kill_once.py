@@ -227,9 +227,13 @@ def _left(folder: Path) -> list[str]:
 
 
 def _serving(folder: Path) -> int:
+    """Its number; 0: none yet; -1: it is damaged or not there."""
     if not Workspace.exists(folder / "w"):
         return 0
-    current = Workspace.open(folder / "w").current()
+    try:
+        current = Workspace.open(folder / "w").current()
+    except EdgePsloraError:
+        return -1
     return 0 if current is None else current.number
 
 

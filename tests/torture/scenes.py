@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_pslora.cli.main import main
+from edge_pslora.errors import EdgePsloraError
 from edge_pslora.workspace.durable import make_folder
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.manifest import Manifest
@@ -54,13 +55,22 @@ class Scene:
         os.chdir(folder)
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                code = self.call() if self.call is not None else main(self.argv)
+                code = main(self.argv) if self.call is None else _called(self.call)
         finally:
             os.chdir("/")
         return code, printed.getvalue()
 
     def copied(self, folder: Path) -> Path:
         return Path(shutil.copytree(self.start, folder))
+
+
+def _called(call: Callable[[], int]) -> int:
+    """As the command line does it: an error is printed, and is an exit code."""
+    try:
+        return call()
+    except EdgePsloraError as problem:
+        print(problem)
+        return problem.exit_code
 
 
 @dataclass(frozen=True)
