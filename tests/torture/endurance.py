@@ -6,11 +6,12 @@ import contextlib
 import gc
 import io
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edge_pslora.workspace.manifest import describe_files
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.forked import fast_folder, in_processes
 from tests.torture.plan import Plan, Row
+from tests.torture.scenes import Materials
 
 _RSS_PERCENT = 5.0
 _SMALL = (
@@ -52,7 +54,60 @@ class _Course:
 
 def run(plan: Plan) -> list[Row]:
     with fast_folder(plan) as folder:
-        return in_processes([partial(_adaptations, plan, folder)], folder)
+        made = Materials(plan.shared or folder / "made")
+        if not made.ready:
+            in_processes([partial(_make, made)], folder)
+        jobs = [partial(_adaptations, plan, folder), partial(_updates, plan, folder, made)]
+        return in_processes(jobs, folder)
+
+
+def _make(made: Materials) -> list[Row]:
+    made.make()
+    return []
+
+
+def _updates(plan: Plan, folder: Path, made: Materials) -> list[Row]:
+    """Bundle, apply, roll back, again and again, in one process."""
+    count, warm = plan.size(300, 6), plan.size(30, 3)
+    temporary = folder / "tmp-updates"
+    temporary.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+    home, device, bundle = folder / "home", folder / "device", folder / "bundle"
+    shutil.copytree(made.root / "after-2", home)
+    shutil.copytree(made.root / "device", device)
+    keys = made.root / "keys"
+    signed = (
+        "--key",
+        keys / "key-1.pem",
+        "--key",
+        keys / "key-2.pem",
+        "--root",
+        keys / "root.json",
+    )
+    before = _held(temporary)
+    for number in range(1, count + 1):
+        if number == warm + 1:
+            before = _held(temporary)
+        command = ("bundle", home, bundle, *signed, "--kind", "full", "--counter", number + 1)
+        _command(*command)
+        _command("apply", device, "--from", bundle, "--no-check")
+        _command("rollback", device, "--to", 1)
+        shutil.rmtree(bundle)
+    rows = _held_rows(count, warm, before, _held(temporary))
+    opened = Workspace.open(device)
+    published = len(opened.generations()) - 1
+    rows.append(Row("updates that were not taken", count, count - published, count))
+    left = [*(device / layout.STAGING).iterdir(), *device.rglob(".*")]
+    rows.append(Row("leftovers", count, len(left), count))
+    return [replace(row, what=f"apply and roll back: {row.what}") for row in rows]
+
+
+def _command(*argv: object) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main([str(word) for word in argv])
+    if code != 0:
+        raise AssertionError(f"{argv[0]}: exit {code}: {printed.getvalue()[-500:]}")
 
 
 def _adaptations(plan: Plan, folder: Path) -> list[Row]:
@@ -75,7 +130,8 @@ def _adaptations(plan: Plan, folder: Path) -> list[Row]:
         name = layout.generation_name(number)
         course.history.add((path / layout.GENERATIONS / name / layout.HISTORY).stat().st_size)
     after = _held(temporary)
-    return [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+    rows = [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+    return [replace(row, what=f"adapt in a row: {row.what}") for row in rows]
 
 
 def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
@@ -83,7 +139,7 @@ def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
     note = f"{before.rss >> 10} KiB after {warm}, {after.rss >> 10} KiB at the end"
     return [
         Row(
-            "adaptations in a row: RSS growth, %",
+            "RSS growth, %",
             count,
             round(growth, 2),
             count,
@@ -134,12 +190,8 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _adapt(data: Path, path: Path) -> None:
-    printed = io.StringIO()
     model = () if path.exists() else ("--model", "auto")
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = main(["adapt", str(data), "--workspace", str(path), *model, *_SMALL])
-    if code != 0:
-        raise AssertionError(f"exit {code}: {printed.getvalue()[-500:]}")
+    _command("adapt", data, "--workspace", path, *model, *_SMALL)
 
 
 def _data(folder: Path) -> Path:
@@ -168,7 +220,7 @@ def _leaks() -> None:
         kept.append(os.open(self.path, os.O_RDONLY))
         kept.append(tempfile.mkstemp()[1])
         kept.append(bytearray(os.urandom(8 << 20)))
-        for _ in range(len(kept)):
+        for _ in range(4 * len(kept)):
             describe_files(self.path)
         return real(self, staged, content)
 

@@ -44,8 +44,8 @@ def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch = folder / "learning"
     scratch.mkdir()
     scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
-    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(1, 150))
-    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(1, 60))
+    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(0, 1))
+    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(0, 2))
     if only is None:
         rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 2))
     if only is None or "resume" in only:
@@ -66,19 +66,20 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scenes = [
         s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only
     ]
-    rows = _every_call(plan, scenes, known, scratch, plan.size(1, 16 if only is None else 3))
+    rows = _every_call(plan, scenes, known, scratch, plan.size(0, 3 if only is None else 20))
     if only is None:
         rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
     return rows
 
 
 def _every_call(
-    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, step: int
+    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, most: int
 ) -> list[Row]:
-    """One row a scene. step: every so many calls."""
+    """One row a scene. most: so many of its calls, evenly; 0: all."""
     rows = []
     for scene in scenes:
         known[scene.name] = ends = _ends(plan, scene, scratch)
+        step = max(1, ends.calls // most) if most else 1
         kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
         found, note = _tried(tries, scratch)

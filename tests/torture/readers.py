@@ -74,7 +74,7 @@ def _make(made: Materials) -> list[Row]:
 
 def _write(path: Path, swaps: int, readers: int) -> list[Row]:
     """Swaps, under the writer's lock from the first to the last, until the readers have enough."""
-    seen = 0
+    seen, bad, note = 0, 0, ""
     with writer_lock(path):
         opened = Workspace.open(path)
         first = {number: opened.generation(number) for number in (1, 2)}
@@ -82,15 +82,17 @@ def _write(path: Path, swaps: int, readers: int) -> list[Row]:
         while seen < swaps or len(list(path.parent.glob("reader-*"))) < readers:
             if time.monotonic() > end:
                 raise TimeoutError(f"{seen} swaps, and the readers are not done")
-            if seen % _PUBLISHED_EVERY == 0 and seen < swaps:
-                _publish(opened, first)
-            else:
-                current = opened.current()
-                assert current is not None
-                opened.rollback(1 + seen % max(opened.generations()))
+            try:
+                if seen % _PUBLISHED_EVERY == 0 and seen < swaps:
+                    _publish(opened, first)
+                else:
+                    opened.rollback(1 + seen % max(opened.generations()))
+            except EdgePsloraError as problem:
+                bad, note = bad + 1, str(problem)
             seen += 1
     made = len(opened.generations()) - len(first)
-    return [Row("swaps", seen, 0, note=f"{made} of them published a generation")]
+    note = note or f"{made} of them published a generation"
+    return [Row("swaps", seen, bad, note=note)]
 
 
 def _publish(opened: Workspace, first: Mapping[int, Generation]) -> None:

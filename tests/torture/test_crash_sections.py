@@ -21,10 +21,10 @@ SHOWN = {
     ("readers", "a reader that locks"): {"reads that took a lock or waited"},
     ("readers", "in place"): {"reads during swaps: mixed, lost or failed"},
     ("endurance", "leaks"): {
-        "adaptations in a row: RSS growth, %",
-        "descriptors left open",
-        "temporary files left",
-        "an adaptation's time, growth in times",
+        "adapt in a row: RSS growth, %",
+        "adapt in a row: descriptors left open",
+        "adapt in a row: temporary files left",
+        "adapt in a row: an adaptation's time, growth in times",
     },
 }
 
