@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from edge_pslora.cli.options import OUTPUT
-from edge_pslora.errors import UsageError
+from edge_pslora.errors import InputError, UsageError
+from edge_pslora.workspace.reading import read_limited
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 14  # there are some seventy options
+_MAX_NESTING = 500  # brackets in a YAML file: its parser takes their square in time
+_MAX_PARTS = 8  # of a TOML key, likewise
 _NOT_IN_A_FILE = {"config", "help", "json", "debug"}
 
 
@@ -21,18 +24,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """The top-level table of a .toml, .json, .yaml or .yml file.
 
     Raises:
-        UsageError: the file is missing, too long, of another kind, not valid or not a table.
+        InputError: the file is missing, too long, or no regular file.
+        UsageError: of another kind, not valid or not a table.
     """
     kind = path.suffix.lower()
     if kind not in (".toml", ".json", ".yaml", ".yml"):
         raise _wrong(path, "a name ending in .toml, .json, .yaml or .yml", repr(path.name))
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _wrong(path, "a readable file", error.strerror or str(error)) from error
-    if len(data) > MAX_BYTES:
-        raise _wrong(path, "at most 1 MiB", "a longer file")
+    data = read_limited(path, MAX_BYTES, error=InputError)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -46,14 +44,14 @@ def read_config(path: Path) -> dict[str, Any]:
 def _parse(path: Path, kind: str, text: str) -> Any:
     if kind in (".yaml", ".yml"):
         return _parse_yaml(path, text)
-    parse, error_type = (
-        (tomllib.loads, tomllib.TOMLDecodeError)
-        if kind == ".toml"
-        else (json.loads, json.JSONDecodeError)
-    )
+    parse = tomllib.loads if kind == ".toml" else json.loads
+    if kind == ".toml" and any(
+        line.partition("=")[0].count(".") > _MAX_PARTS for line in text.splitlines()
+    ):
+        raise _wrong(path, "keys of one part", "keys with many dots")
     try:
         return parse(text)
-    except (error_type, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # both libraries' own errors are ValueErrors
         raise _wrong(path, f"valid {kind[1:].upper()}", str(error)) from error
 
 
@@ -67,10 +65,17 @@ def _parse_yaml(path: Path, text: str) -> Any:
             found="it is not installed",
             remedy="run pip install 'edge-pslora[yaml]', or write the file as TOML or JSON",
         ) from error
+    # what its constructors raise for values that their tags do not fit
+    odd = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+    if text.count("[") + text.count("{") > _MAX_NESTING:
+        raise _wrong(path, f"at most {_MAX_NESTING} lists", "more")
     try:
+        # an alias stands for a value that was given before: ten lines of them stand for a gigabyte
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise _wrong(path, "every value written out", "an alias (*name)")
         return yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _wrong(path, "valid YAML", str(error)) from error
+    except (yaml.YAMLError, *odd) as error:
+        raise _wrong(path, "valid YAML", str(error) or type(error).__name__) from error
 
 
 def load_defaults(ctx: typer.Context, path: Path | None) -> Path | None:

@@ -101,6 +101,7 @@ def sign(
 ) -> None:
     """Add signatures to a bundle, or release it once more with a later expiry."""
     _require_signing()
+    from edge_pslora.exporters.export_bundle import described, require_past
     from edge_pslora.signing import release
     from edge_pslora.signing.repository import read_repository
     from edge_pslora.workspace.lock import folder_lock
@@ -108,11 +109,23 @@ def sign(
     signers = s.signers_of(key, passphrase_file)
     with folder_lock(bundle):
         found = read_repository(bundle)
+        if found.newest is not None:
+            require_past(described(bundle, found.newest), bundle, datetime.now(UTC))
         if expires is None:
             standing = release.add_signatures(found, signers)
         else:
             standing = release.renew(found, _in(expires), signers)
         _report(bundle, standing, tar=tar, as_json=as_json)
+
+
+@app.command()
+def show(bundle: s.BundleArgument, as_json: o.AsJson = False, debug: o.Debug = False) -> None:
+    """Show what a bundle is, whose signatures it has and what it lacks: look before you sign."""
+    _require_signing()
+    from edge_pslora.signing.release import standing
+    from edge_pslora.signing.repository import read_repository
+
+    _report(bundle, standing(read_repository(bundle)), tar=False, as_json=as_json)
 
 
 @app.command()

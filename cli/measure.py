@@ -161,6 +161,10 @@ def _describe_updates(updates: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _describe_history(facts: dict[str, Any]) -> str:
     size = format_size(facts["history_bytes"])
+    if not facts[
+        "history_bytes"
+    ]:  # a signed update came without it: its certificate is of another's
+        return "none here"
     entries, weight = (
         facts["certificate"].get(name) for name in ("proven_signs", "sign_agreement")
     )

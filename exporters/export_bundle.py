@@ -129,7 +129,7 @@ def export_bundle(
         signing.put_bytes(out, text.BUNDLE_FILE, data, described)
         files = {**payload.digests, text.BUNDLE_FILE: described}
         expires = now + timedelta(seconds=options.expires)
-        standing = signing.add_release(repository, files, expires, signers, counter)
+        standing = signing.add_release(repository, files, expires, signers, now)
         tar = write_tar(out) if options.tar and not standing.missing else None
     return BundleResult(
         out=str(out),
@@ -169,6 +169,24 @@ def described(folder: Path, release: Release) -> Bundle:
             remedy="make the bundle again: edge-pslora bundle",
         )
     return text.decode(data, str(path))
+
+
+def require_past(bundle: Bundle, where: Path, now: datetime) -> None:
+    """No holder of a key signs a time that has not come.
+
+    Devices never believe in a time before the newest that was signed: one from a clock that is wrong by
+    years would make them take every later bundle for expired.
+
+    Raises:
+        BundleError: it was made more than a day from now on.
+    """
+    if bundle.signed_at > now + timedelta(days=1):
+        raise BundleError(
+            str(where),
+            expected=f"a bundle made before {now:%Y-%m-%d %H:%M} UTC, the time here",
+            found=f"one of {bundle.signed_at:%Y-%m-%d %H:%M} UTC",
+            remedy="set the clock that is wrong; make the bundle again if it was its maker's",
+        )
 
 
 def _payload(

@@ -21,9 +21,15 @@ def published_folder(out: Path, workspace: Path, *, overwrite: bool) -> Iterator
         UsageError: `out` is no folder, is in use, or lies inside the workspace.
     """
     out = out.absolute()
+<<<<<<< HEAD
     _check_place(out, workspace)
+=======
+>>>>>>> apply
     staged = out.with_name(f".{out.name}.edge-pslora-new")
     old = out.with_name(f".{out.name}.edge-pslora-old")
+    if old.exists() and not out.exists():
+        durable.rename_durably(old, out)  # killed between the two names: the earlier export is back
+    _check(out, workspace, overwrite)
     with durable.storage_errors(out.parent, out.name):
         if old.exists() and not out.exists():  # killed between its two renames
             durable.rename_durably(old, out)

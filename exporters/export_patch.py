@@ -101,7 +101,8 @@ def _bring(
 
 def _check_place(existing: Path, workspace: Path) -> None:
     home = workspace.resolve()
-    if home in existing.resolve().parents:
+    # of the path and not of the file: that is checked when it is opened, links refused
+    if home in [*existing.parent.resolve().parents, existing.parent.resolve()]:
         raise UsageError(
             str(existing),
             expected="a file outside the workspace",
@@ -188,6 +189,8 @@ def _side_files(opened: Workspace, chosen: Generation, existing: Path) -> list[P
         durable.remove_leftovers(folder, name)
     if record.get("manifest_sha256") == chosen.manifest_sha256:
         return []
+    for name in (files.LABELS, RECORD, *opened.header.base_files):
+        durable.remove_leftovers(folder, name)
     files.copy_side_files(opened, chosen, folder)
     files.write_labels(opened, chosen, folder)
     names = [n for n in named if layout.is_safe_file_name(n) and (folder / n).is_file()]

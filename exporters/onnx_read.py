@@ -180,7 +180,7 @@ class _Reader:
                 length = self._varint(body, end)[1] - body
             else:
                 raise self.bad("an ONNX file", f"no protobuf field at {start}")
-            if length > end - body:
+            if length > end - body or tag < 8:  # there is no field 0: a file of zeros has no end
                 raise self.bad("an ONNX file", f"a field of {length} bytes at {start}: cut short")
             yield _Field(tag >> 3, wire, start, body, body + length)
             start = body + length

@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.exporters.adapter_file import OnnxAdapter
+from edge_pslora.exporters.onnx_safety import check_onnx
 
 LOAD_ERRORS = (
     states.Fail,
@@ -144,6 +145,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
     Raises:
         ModelError: the file is missing, damaged, or has inputs of an unknown type.
     """
+    check_onnx(path, operators=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.inter_op_num_threads = 1

@@ -17,6 +17,7 @@ PUBLIC = {
     "AdaptConfig",
     "AdaptResult",
     "BudgetConfig",
+    "DriftDetector",
     "EdgePsloraError",
     "GateConfig",
     "HeadConfig",

@@ -17,9 +17,14 @@ IDS, MASK = "input_ids", "attention_mask"
 
 def right_labels(logits: Array, targets: Array, labels: Sequence[str]) -> Array:
     """1 where the highest of the first C logits [N, >= C] is the target's, else 0."""
-    names = np.array(labels, dtype=np.str_)
-    predicted = names[logits[:, : len(names)].argmax(axis=1)]
+    predicted = highest_labels(logits, labels)
     return np.asarray(predicted == targets.astype(np.str_)).astype(np.float64)
+
+
+def highest_labels(logits: Array, labels: Sequence[str]) -> Array:
+    """str [N]: the label of the highest of the first C logits [N, >= C]."""
+    names = np.array(labels, dtype=np.str_)
+    return np.asarray(names[logits[:, : len(names)].argmax(axis=1)])
 
 
 def label_hits(wanted: Sequence[Collection[str]], labels: Sequence[str]) -> Array:

@@ -24,6 +24,8 @@ from edge_pslora.data.tally import Part, Tally
 from edge_pslora.data.types import Samples, join_labels
 from edge_pslora.errors import DataError
 
+# Numbers in a sample: one is held in memory as a whole, and of a table each column has a name.
+MAX_SAMPLE, MAX_COLUMNS = 1 << 24, 1 << 20
 _CHUNK = 1 << 20
 _SAVE = "save it with numpy.savez(path, x=..., y=...)"
 
@@ -159,6 +161,11 @@ def samples_of(
     """
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise array_error(path, "x of shape [N, features ...]", f"x of shape {list(x.shape)}")
+    most = MAX_COLUMNS if x.ndim == 2 else MAX_SAMPLE
+    if math.prod(x.shape[1:]) > most:
+        raise array_error(
+            path, f"at most {most} numbers in a sample", f"x of shape {list(x.shape)}"
+        )
     if y.ndim == 0:
         raise array_error(path, "y of shape [N]", "a single number", "give one label a row")
     if len(x) != len(y):

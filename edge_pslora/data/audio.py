@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edge_pslora.data.class_folders import FileKind
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.silence import silent_stderr
 from edge_pslora.data.source import open_input, shown
 from edge_pslora.errors import DataError, InputError
 
@@ -49,7 +50,7 @@ def clip_problem(path: Path, options: ReadOptions) -> str | None:
     Without options.decode only its first bytes and the sizes that its header claims are looked at.
     """
     try:
-        with open_input(path) as stream:
+        with open_input(path) as stream, silent_stderr():
             if os.fstat(stream.fileno()).st_size > options.max_bytes:
                 return "a file too large"
             _check_wav_sizes(stream)
@@ -74,7 +75,7 @@ def read_clip(path: Path, seconds: float) -> Clip:
     require_soundfile(path)
     rate, parts = 0, []
     try:
-        with open_input(path) as stream:
+        with open_input(path) as stream, silent_stderr():
             for block, rate in _blocks(stream, seconds, whole=False):  # noqa: B007
                 parts.append(block.mean(axis=1, dtype=np.float32))
     except _UnusableError as problem:

@@ -21,6 +21,7 @@ _SUFFIX = re.compile(r"[ _\[(\-.]?(s|sec|seconds|ms|millis|us|micros|ns|nanos)[\
 _UNITS = {"sec": "s", "seconds": "s", "millis": "ms", "micros": "us", "nanos": "ns"}
 # Since 1970, up to the year 5138: so large is the time of day in each unit.
 _EPOCH = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e20))
+_LATEST = _EPOCH[-1][2]  # beyond it nothing is a time, in whatever unit
 _PLAUSIBLE_STEP = (1e-5, 3600.0)  # seconds
 
 
@@ -49,7 +50,7 @@ def clock_value(cell: str) -> tuple[float, bool] | None:
     """The time in a cell, and whether it is a date; None if it is no time."""
     value = number(cell)
     if value is not None:
-        return float(value), False
+        return (float(value), False) if abs(value) <= _LATEST else None
     try:
         date = datetime.fromisoformat(cell)
     except ValueError:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from edge_pslora.data.class_folders import FileKind
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.silence import silent_stderr
 from edge_pslora.data.source import open_input, shown
 from edge_pslora.errors import DataError, InputError
 
@@ -19,6 +20,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Not EPS or PDF, for which Pillow starts other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_MAX_SCANS = 200  # of a JPEG; encoders write about ten, and each goes over the whole picture
+_SCAN = b"\xff\xda"
+_MAX_FILE = 64 << 20  # bytes beside four for each pixel that may be there
 # How files of these formats begin (their specifications; "P1" to "P6" are the PPM family).
 _SIGNATURES = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF87a", b"GIF89a", b"RIFF"),
@@ -59,6 +63,18 @@ def _decode(stream: BinaryIO, pixels_max: int) -> str | None:
     return None
 
 
+def _scans(stream: BinaryIO) -> int:
+    """How many scans a JPEG may have at most: inside one these two bytes do not occur."""
+    stream.seek(0)
+    found, last = 0, b""
+    jpeg = stream.read(2) == b"\xff\xd8"
+    while jpeg and (part := stream.read(1 << 20)):
+        found += (last + part).count(_SCAN)
+        last = part[-1:]
+    stream.seek(0)
+    return found
+
+
 def image_problem(path: Path, options: ReadOptions) -> str | None:
     """Why the image at `path` cannot be used, or None. It is decoded once in full.
 
@@ -68,11 +84,15 @@ def image_problem(path: Path, options: ReadOptions) -> str | None:
         with open_input(path) as stream, warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes that are checked here anyway.
             warnings.simplefilter("ignore")
-            if os.fstat(stream.fileno()).st_size > options.max_bytes:
+            size = os.fstat(stream.fileno()).st_size
+            if size > min(options.max_bytes, _MAX_FILE + 4 * options.image_pixels_max):
                 return "a file too large"
             if not options.decode:
                 return None if stream.read(16).startswith(_SIGNATURES) else "not an image"
-            return _decode(stream, options.image_pixels_max)
+            if (scans := _scans(stream)) > _MAX_SCANS:
+                return f"a JPEG of {scans} scans"
+            with silent_stderr():
+                return _decode(stream, options.image_pixels_max)
     except DataError as error:
         return error.found
 

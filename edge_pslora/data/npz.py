@@ -14,23 +14,24 @@ import numpy.typing as npt
 from edge_pslora.data.arrays import array_error, check_size, read_elements, samples_of
 from edge_pslora.data.npyheader import HeaderError, read_npy_header
 from edge_pslora.data.options import ReadOptions
-from edge_pslora.data.source import magic_name, open_input, shown
+from edge_pslora.data.source import file_status, magic_name, open_input, shown, unpacked_limit
 from edge_pslora.data.tally import Part
 
-# Deflate cannot shrink further than about 1032 to 1 (zlib's documentation), so more is a lie.
-_DEFLATE_RATIO = 1032
 # What zipfile raises on damaged archives; NotImplementedError is a RuntimeError.
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, zlib.error, struct.error, RuntimeError, ValueError)
 _MAX_NAMES = 1 << 20  # bytes of the array of names
 
 
-def _check_claims(path: Path, info: zipfile.ZipInfo) -> None:
+def _check_claims(path: Path, info: zipfile.ZipInfo, limit: int) -> None:
     name = shown(info.filename)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise array_error(path, "members stored or deflated", f"{name} compressed another way")
-    if info.file_size > _DEFLATE_RATIO * info.compress_size + 1024:
-        found = f"{name} claims {info.file_size} bytes"
-        raise array_error(path, "true sizes", found, "save it again")
+    packed = min(info.compress_size, file_status(path).st_size)
+    if info.file_size > unpacked_limit(packed, limit):
+        found = f"{name} of {info.file_size} bytes in {packed}"
+        raise array_error(
+            path, "data and no bomb", found, "save it with numpy.savez, not compressed"
+        )
 
 
 def _read_array(
@@ -44,7 +45,7 @@ def _read_array(
         except HeaderError as error:
             expected = f"an array of numbers or text in {name}"
             raise array_error(path, expected, str(error)) from error
-        _check_claims(path, info)
+        _check_claims(path, info, limit)
         check_size(path, shown(info.filename), header, info.file_size - header.offset, limit)
         return read_elements(path, member, name, header, numeric=numeric)
 

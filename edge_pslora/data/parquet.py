@@ -18,7 +18,7 @@ from edge_pslora.data.parquet_open import (
     require_pyarrow,
 )
 from edge_pslora.data.parquet_table import read_parquet_table
-from edge_pslora.data.source import open_input, shown
+from edge_pslora.data.source import file_status, open_input, shown, unpacked_limit
 from edge_pslora.data.tally import Part, Tally
 from edge_pslora.data.text_rows import TEXT_KEYS, TextRows, find_shape
 
@@ -81,6 +81,7 @@ def _texts(
     path: Path, file: Any, names: list[str], options: ReadOptions
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     row = size = 0
+    most = unpacked_limit(file_status(path).st_size, options.max_bytes)
     for batch in batches(path, file, names, _TEXTS_AT_A_TIME):
         with reported(path):
             step = _LONG_AT_A_TIME if longest_text(path, batch) > _LONG else _TEXTS_AT_A_TIME
@@ -89,7 +90,9 @@ def _texts(
                 values = batch.slice(start, step).to_pylist()
             for value in values:
                 size += sum(len(text) for text in value.values() if isinstance(text, str))
-                if size > options.max_bytes:
-                    raise parquet_damaged(path, f"texts of more than {options.max_bytes} bytes")
+                if size > most:
+                    raise parquet_damaged(
+                        path, f"texts of more than {most} bytes", "split the file"
+                    )
                 yield row, value
                 row += 1

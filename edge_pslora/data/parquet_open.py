@@ -14,7 +14,7 @@ from edge_pslora.data import parquet_check
 from edge_pslora.data.labels import label_problem
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.parquet_check import OPTIONS, parquet_errors, text_columns
-from edge_pslora.data.source import magic_name, shown
+from edge_pslora.data.source import magic_name, shown, unpacked_limit
 from edge_pslora.errors import DataError, InputError
 
 MAX_COLUMNS = 10_000
@@ -52,6 +52,7 @@ def _check_claims(path: Path, metadata: Any, size: int, options: ReadOptions) ->
         raise parquet_damaged(
             path, f"{metadata.num_columns} columns", f"keep at most {MAX_COLUMNS}"
         )
+    most = unpacked_limit(size, options.max_bytes)
     total = rows = 0
     for group in range(metadata.num_row_groups):
         about = metadata.row_group(group)
@@ -62,14 +63,15 @@ def _check_claims(path: Path, metadata: Any, size: int, options: ReadOptions) ->
                 found = f"a column of {column.total_compressed_size} bytes in {size}"
                 raise parquet_damaged(path, found)
             total += max(0, column.total_uncompressed_size)
-    # a dictionary can stand for any number of equal rows, but a row takes memory here
-    if rows != metadata.num_rows or not 0 <= rows * 4 <= options.max_bytes:
+    if rows != metadata.num_rows or rows < 0:
         raise parquet_damaged(path, f"{metadata.num_rows} rows said, {rows} in its parts")
-    if total > options.max_bytes:
+    # a dictionary can stand for any number of equal rows, but a row takes memory here
+    total = max(total, rows * metadata.num_columns * 4)
+    if total > most:
         raise DataError(
             shown(path),
-            expected=f"at most {options.max_bytes} bytes",
-            found=f"{total} bytes once unpacked",
+            expected=f"at most {most} bytes",
+            found=f"{total} bytes once unpacked, from {size}",
             remedy="split the file, or raise max_bytes",
         )
 

@@ -23,6 +23,7 @@ from edge_pslora.errors import DataError, UsageError
 
 ALIKE = 0.8  # share of a window's readings that must have its label
 MAX_WINDOW_VALUES = 1 << 22
+_LEAST_STEP = 1e-9  # seconds from one reading to the next
 _WINDOWS_AT_A_TIME = 64
 _ROWS_AT_A_TIME = 1 << 18
 
@@ -124,7 +125,7 @@ def _grid(readings: Readings, per_second: float, options: ReadOptions) -> _Grid:
     if rate is None:
         steps = np.diff(readings.times[:_ROWS_AT_A_TIME]) / per_second
         steps = steps[steps > 0]
-        measured = 1 / float(np.median(steps)) if len(steps) else 1.0
+        measured = 1 / max(float(np.median(steps)), _LEAST_STEP) if len(steps) else 1.0
         rate = float(round(measured)) if measured >= 1 else measured
     length = round(options.window_seconds * rate)
     hop = max(1, round((options.hop_seconds or options.window_seconds) * rate))

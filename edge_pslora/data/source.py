@@ -31,6 +31,17 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
+# What is packed may unpack to so many times its size, and a little more: real data does not shrink further,
+# and what does is made to fill a disk.
+_UNPACKED_RATIO = 250
+_UNPACKED_FREE = 64 << 20
+
+
+def unpacked_limit(packed: int, max_bytes: int) -> int:
+    """Most bytes that `packed` bytes of a compressed file may stand for."""
+    return min(max_bytes, _UNPACKED_RATIO * packed + _UNPACKED_FREE)
+
+
 def shown(text: str | Path, limit: int = 160) -> str:
     """`text` made fit for one line of a terminal: unprintable characters escaped, long text cut."""
     clean = "".join(

@@ -50,7 +50,8 @@ class Request:
 class Report:
     """What came of it. applied: this call brought a new generation. generation: the one that serves.
     trial: "none", "kept" or "open"; attempts: health checks begun. bundle: counter, kind, generation
-    at the publisher's. gate: anchors and what both models reach on them."""
+    at the publisher's. serves: whether the bundle's generation serves, or one learned from it; None
+    without a bundle. gate: anchors and what both models reach on them."""
 
     applied: bool
     generation: int | None
@@ -59,6 +60,7 @@ class Report:
     attempts: int = 0
     counter: int = 0
     bundle: Mapping[str, Any] | None = None
+    serves: bool | None = None
     gate: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())
 
@@ -71,6 +73,7 @@ class Report:
             "attempts": self.attempts,
             "counter": self.counter,
             "bundle": None if self.bundle is None else dict(self.bundle),
+            "serves": self.serves,
             "gate": None if self.gate is None else dict(self.gate),
             "problems": list(self.problems),
         }
@@ -95,21 +98,23 @@ def apply(request: Request, say: Callable[[str], None] = lambda line: None) -> R
             remedy="give a folder, a .tar file or an http address",
         )
     with writer_lock(path):
-        pending = _settle_pending(request, say)
-        if request.source is None:
-            report = _gone_on(request, pending)
-        else:
+        try:
+            pending = _settle_pending(request, say)
+            if request.source is None:
+                return _gone_on(request, pending)
             with open_source(request.source) as source:
-                report = _take(request, source, pending, say)
-        _tidy(path)
-        return report
+                return _take(request, source, pending, say)
+        finally:
+            _tidy(path)
 
 
 def _tidy(path: Path) -> None:
-    """What killed runs of this command left, and nothing of a session that is to be resumed.
+    """What killed runs of this command left, and nothing of a run that is to be resumed.
 
-    The work is done, so a failure here is not one of it; the next run removes what stays.
+    The work is done, or has failed already; what cannot be removed now, the next run removes.
     """
+    if not path.is_dir():
+        return
     with suppress(EdgePsloraError):
         staging.forget_published(path, numbers(path))
         for name in (layout.CURRENT, layout.WORKSPACE_FILE):
@@ -158,8 +163,6 @@ def _take(
     if state is None:
         state = UpdateState(_first_class(request))
     offer = _verified(request, source, state)
-    receive.check_class(offer, state.device_class)
-    receive.check_counter(offer, state)
     floor = max(state.clock_floor, offer.bundle.signed_at)
     if pending is None or floor != state.clock_floor:
         state = replace(state, clock_floor=floor)
@@ -176,7 +179,7 @@ def _take(
     words = {"kept": "applied", "open": "applied, and on trial until a health check succeeds"}
     report = _report(workspace, settled, words[settled.outcome])
     gate = None if judged is None else judged.to_dict()
-    return replace(report, applied=True, bundle=offer.facts, gate=gate)
+    return replace(report, applied=True, serves=True, bundle=offer.facts, gate=gate)
 
 
 def _first_class(request: Request) -> str:
@@ -192,13 +195,15 @@ def _first_class(request: Request) -> str:
 
 
 def _verified(request: Request, source: Source, state: UpdateState) -> Offer:
-    """The bundle, checked with a private copy of what is trusted; what is trusted now is kept."""
+    """The bundle, checked with a private copy of what is trusted; what is trusted then is kept."""
     path = request.workspace
     folder = path / layout.UPDATES / layout.TRUSTED
     trust = trusted.load_trust(folder, request.root)
     with _private_area(path) as private:
         verified = trusted.verify(source, trust, private, state.clock_floor)
     offer = receive.read_offer(source, verified)
+    receive.check_class(offer, state.device_class)
+    receive.check_counter(offer, state)
     trusted.publish(folder, verified)
     return offer
 
@@ -233,10 +238,13 @@ def _known(
         )
     if counter == state.counter:
         workspace = Workspace.open(request.workspace)
+        serves = _serves(workspace, counter)
         words = "already taken; nothing to do"
         if state.trial is not None:
             words = "already taken, and on trial until a health check succeeds"
-        return replace(_report(workspace, pending, words), bundle=offer.facts)
+        elif not serves:
+            words = "already taken, and gone back from since; nothing to do"
+        return replace(_report(workspace, pending, words), serves=serves, bundle=offer.facts)
     if state.trial is not None:
         raise UsageError(
             str(request.workspace),
@@ -245,6 +253,20 @@ def _known(
             remedy="end it with --health-check COMMAND or --no-check, or roll back",
         )
     return None
+
+
+def _serves(workspace: Workspace, counter: int) -> bool:
+    """Whether the generation of that bundle serves, or one that sessions here made from it."""
+    found = workspace.current()
+    while found is not None:
+        taken = found.manifest.metrics.get("bundle")
+        if isinstance(taken, Mapping) and taken.get("counter") == counter:
+            return True
+        parent = found.manifest.parent
+        if parent is None or parent not in workspace.generations():
+            return False
+        found = workspace.generation(parent)
+    return False
 
 
 def _published(

@@ -54,8 +54,10 @@ def main() -> None:
     answer: dict[str, Any]
     try:
         answer = _judge(task)
-    except (EdgePsloraError, ValueError) as problem:
-        answer = {"problem": " ".join(str(problem).split())[:300]}
+    except EdgePsloraError as problem:
+        answer = {"problem": problem.found}
+    except ValueError as problem:
+        answer = {"problem": str(problem)}
     except MemoryError:
         answer = {"problem": f"it needs more memory than {task.memory} bytes"}
     json.dump(answer, sys.stdout)

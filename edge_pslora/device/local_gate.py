@@ -106,20 +106,19 @@ def judge(
 
 
 def _run(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", "-m", "edge_pslora.device.gate_child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    try:
-        out, _ = process.communicate(json.dumps(task).encode("ascii"), timeout=SECONDS)
-    except subprocess.TimeoutExpired as problem:
-        raise _not_judged(staged, f"it had not ended after {SECONDS} seconds") from problem
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
+    ) as process:
+        try:
+            out, _ = process.communicate(json.dumps(task).encode("ascii"), timeout=SECONDS)
+        except subprocess.TimeoutExpired as problem:
+            raise _not_judged(staged, f"it had not ended after {SECONDS} seconds") from problem
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
     code = process.returncode
     if code == -signal.SIGXCPU:
         raise _not_judged(staged, f"it took more than {SECONDS} seconds of computation")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
 from edge_pslora.models.factory import describe, rebuild
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.models.hf_folder import copy_input
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.pt2_archive import Archive, bad, read_archive
-from edge_pslora.models.pt2_module import ExportedNet
+from edge_pslora.models.pt2_module import ExportedNet, too_large
 from edge_pslora.models.pt2_program import Program, parse_program
 from edge_pslora.models.types import LoadedModel, ModelSource
 from edge_pslora.models.weights import write_weights
 from edge_pslora.models.weights_header import WEIGHTS_FILE
 
 SUFFIX = ".pt2"
+MAX_RESULT = 1 << 28
 PROGRAM_FILE = "model.pt2"  # in base/
 _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 
@@ -44,7 +46,8 @@ def import_exported(
         )
     program, model, bare = open_exported(file)
     options = _fitting(program, samples, options, where)
-    shutil.copyfile(file, base_dir / PROGRAM_FILE)
+    _require_bounded(program, model, samples, options, file)
+    copy_input(file, base_dir / PROGRAM_FILE)
     write_weights(model, base_dir / WEIGHTS_FILE)
     chosen = describe(model, where, samples, options, base_dir, bare)
     return ModelSource("exported", samples.modality, file.name, chosen)
@@ -115,6 +118,18 @@ def _fitting(program: Program, samples: Samples, options: ModelOptions, where: s
             remedy="reshape the data, or export the model for this shape",
         )
     return options
+
+
+def _require_bounded(
+    program: Program, model: ExportedNet, samples: Samples, options: ModelOptions, file: Path
+) -> None:
+    """No step asks for more numbers than a run of two samples may take."""
+    side = options.image_size
+    pictures = samples.modality == "image"
+    shape = (3, side, side) if pictures else np.asarray(samples.inputs).shape[1:]
+    found = too_large(model, torch.zeros(2, *shape), MAX_RESULT)  # type: ignore[arg-type]
+    if found is not None:
+        raise bad(file, f"steps of at most {MAX_RESULT} numbers for two samples", found)
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

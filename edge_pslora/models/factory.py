@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from edge_pslora.models.backbones import PositionalBackbone
 from edge_pslora.models.encode_array import ArrayEncoder
 from edge_pslora.models.encode_image import ImageEncoder, ImageSettings, three
 from edge_pslora.models.head_search import HEAD_NAMES, cut, last_executed
+from edge_pslora.models.hf_folder import copy_input
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.probe import check_features, probe_indices, run_once
 from edge_pslora.models.types import LoadedModel, ModelSource
@@ -39,7 +39,7 @@ def import_factory(
     model = build_module(reference)
     if weights is not None:
         load_into(model, read_weights(weights), f"--weights {weights}")
-        shutil.copyfile(weights, base_dir / WEIGHTS_FILE)
+        copy_input(weights, base_dir / WEIGHTS_FILE)
     else:
         write_weights(model, base_dir / WEIGHTS_FILE)
     chosen = describe(model, where, samples, options, base_dir)

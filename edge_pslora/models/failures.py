@@ -37,7 +37,9 @@ class RootlessErrors:
     ) -> None:
         if kind is None or error is None or isinstance(error, FOREIGN_ERRORS):
             return
-        if kind is Exception or kind.__module__.split(".")[0] in _OWN_ROOTS:
+        # a panic of Rust is no Exception, for fear that it is caught: its library's state is not used on
+        panic = kind.__name__ == "PanicException" and kind.__module__ == "pyo3_runtime"
+        if panic or kind is Exception or kind.__module__.split(".")[0] in _OWN_ROOTS:
             raise RuntimeError(first_line(error)) from error
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.hf_shards import has_shards, write_merged
+from edge_pslora.models.hf_shards import has_shards, shard_files, write_merged
 from edge_pslora.models.image_settings import BILINEAR, ImageSettings, three
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.weights_header import WEIGHTS_FILE
+from edge_pslora.workspace.reading import read_limited
+from edge_pslora.workspace.tensors import read_header
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -25,6 +29,10 @@ TOKENIZER_FILES = (
     *("merges.txt", "bpe.codes"),
 )
 DEFAULT_IMAGE_SIZE = 224
+# counts of what has weights of its own, by the ends of their names in config.json
+_COUNTS = re.compile(r"(?:layers?|depths?|blocks?|experts|stages?|num_labels)$")
+_LEAST_COUNT = 64
+MAX_SIDE_FILE = 64 << 20  # bytes of a configuration or of a vocabulary
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -43,7 +51,36 @@ def check_folder(folder: Path) -> dict[str, Any]:
             found=", ".join(others[:3]) or "none",
             remedy="pickles are never loaded: save it again with model.save_pretrained(folder)",
         )
+    files = shard_files(folder) if has_shards(folder) else [weights]
+    tensors = sum(len(read_header(file, error=ModelError).specs) for file in files)
+    _check_config(config, tensors, str(folder / CONFIG_FILE))
     return config
+
+
+def _check_config(config: dict[str, Any], tensors: int, where: str) -> None:
+    """The fields that decide how the model is built are of their kinds, and not of a larger model.
+
+    tensors: how many the weights consist of: a model has no more layers than that.
+    """
+
+    def require(condition: bool, expected: str, found: Any) -> None:
+        if not condition:
+            remedy = "give the config.json and the weights of one model"
+            raise ModelError(where, expected=expected, found=ascii(found)[:80], remedy=remedy)
+
+    names, labels = config.get("architectures"), config.get("id2label")
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    require(names is None or texts, "names in architectures", names)
+    require(
+        isinstance(config.get("model_type"), str | None), "a model_type", config.get("model_type")
+    )
+    require(labels is None or isinstance(labels, dict), "names by number in id2label", labels)
+    most = _LEAST_COUNT + 16 * tensors
+    for key, value in config.items():
+        if _COUNTS.search(key):
+            numbers = value if isinstance(value, list) else [value]
+            good = all(not isinstance(n, int) or abs(n) <= most for n in numbers)
+            require(good, f"{key} of at most {most}, for {tensors} tensors", value)
 
 
 def copy_folder(folder: Path, base_dir: Path) -> None:
@@ -52,19 +89,38 @@ def copy_folder(folder: Path, base_dir: Path) -> None:
     Raises:
         ModelError: a file cannot be read.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, *PROCESSOR_FILES):
-        if (folder / name).is_file():
-            try:
-                shutil.copyfile(folder / name, base_dir / name)
-            except PermissionError as error:
-                raise ModelError(
-                    str(folder / name),
-                    expected="a file that can be read",
-                    found=str(error.strerror),
-                    remedy="change its permissions",
-                ) from error
+    weights = folder / WEIGHTS_FILE
+    if weights.is_file():
+        read_header(weights, error=ModelError)  # as long as it says, before it is copied
+        copy_input(weights, base_dir / WEIGHTS_FILE)
+    for name in (CONFIG_FILE, *TOKENIZER_FILES, *PROCESSOR_FILES):
+        if os.path.lexists(folder / name):
+            content = read_limited(folder / name, MAX_SIDE_FILE, error=ModelError)
+            (base_dir / name).write_bytes(content)
     if has_shards(folder):
         write_merged(folder, base_dir / WEIGHTS_FILE)
+
+
+def copy_input(source: Path, target: Path) -> None:
+    """A copy of a user's file in base/; not synchronised.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        shutil.copyfile(source, target)
+    except (
+        PermissionError,
+        FileNotFoundError,
+        IsADirectoryError,
+        shutil.SpecialFileError,
+    ) as error:
+        raise ModelError(
+            str(source),
+            expected="a file that can be read",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="change its permissions, or give a regular file",
+        ) from error
 
 
 def image_settings(folder: Path, config: dict[str, Any], options: ModelOptions) -> ImageSettings:
@@ -145,11 +201,13 @@ def _side(size: Any) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError: missing, or not that."""
+    """A JSON object. Raises ModelError: missing, too large, no regular file, or not that."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        if not os.path.lexists(path):
+            raise ValueError("no such file")
+        value = json.loads(read_limited(path, MAX_SIDE_FILE, error=ModelError).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        found = str(error)
         raise ModelError(
             str(path),
             expected="a Hugging Face folder with config.json and model.safetensors",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_pslora.data.silence import silent_stderr
 from edge_pslora.errors import ModelError
 from edge_pslora.models.encode_text import TYPES, TextEncoder, Tokens
 from edge_pslora.models.failures import FOREIGN_ERRORS, RootlessErrors, first_line
@@ -22,6 +23,8 @@ from edge_pslora.models.weights_header import WEIGHTS_FILE
 # DistilBERT, ViT); sdpa trains faster. Families without it get the fallback.
 ATTENTION = "sdpa"
 ATTENTION_FALLBACK = "eager"
+
+_FREE_NUMBERS = 1 << 22  # that a model may have beside those of its file: a head, a pooler
 
 # modality -> how the names of classification models end, and what loads them
 HEADED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -82,6 +85,7 @@ def load_module(
             )
             config.return_dict = True
             config.dtype = torch.float32  # half-precision files are raised to it, for the maths
+            _require_size(auto, config, folder, where)
             model, report = _with_attention(auto, folder, config)
     except FOREIGN_ERRORS as error:
         raise ModelError(
@@ -101,6 +105,20 @@ def load_module(
         )
     module: nn.Module = model.float()
     return module
+
+
+def _require_size(auto: Any, config: Any, folder: Path, where: str) -> None:
+    """The model of this configuration is about as large as the file: built without memory first."""
+    with torch.device("meta"):
+        numbers = sum(p.numel() for p in auto.from_config(config).state_dict().values())
+    there = (folder / WEIGHTS_FILE).stat().st_size
+    if numbers > 4 * there + _FREE_NUMBERS:
+        raise ModelError(
+            where,
+            expected=f"a config.json for weights of {there} bytes",
+            found=f"one for {numbers} numbers",
+            remedy="give the config.json and the weights of one model",
+        )
 
 
 def _require_shapes(report: dict[str, Any], model: nn.Module, where: str) -> None:
@@ -149,14 +167,23 @@ def load_tokenizer(folder: Path, model: nn.Module, max_length: int, where: str) 
     pad_id = check_tokens(tokenizer, model, where)
 
     def tokenize(texts: Sequence[str]) -> Tokens:
-        encoded = tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=with_types,
-        )
+        try:
+            with silent_stderr(), RootlessErrors():
+                encoded = tokenizer(
+                    list(texts),
+                    truncation=True,
+                    max_length=max_length,
+                    padding=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=with_types,
+                )
+        except FOREIGN_ERRORS as error:
+            raise ModelError(
+                where,
+                expected="a tokenizer that takes any text",
+                found=first_line(error),
+                remedy="give the tokenizer.json that belongs to the model",
+            ) from error
         return Tokens(encoded["input_ids"], encoded[TYPES] if with_types else None)
 
     return TextEncoder(tokenize, pad_id, with_types)
@@ -169,7 +196,7 @@ def open_tokenizer(folder: Path, where: str) -> Any:
         # transformers would make up an empty vocabulary
         if not any((folder / name).is_file() for name in VOCABULARY_FILES):
             raise FileNotFoundError("no vocabulary")
-        with quiet(transformers), RootlessErrors():
+        with quiet(transformers), silent_stderr(), RootlessErrors():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )

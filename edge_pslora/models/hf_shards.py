@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.weights_header import WEIGHTS_FILE, read_safetensors_header
+from edge_pslora.models.weights_header import WEIGHTS_FILE
+from edge_pslora.workspace.reading import open_regular, read_exactly, read_limited
+from edge_pslora.workspace.tensors import read_header
 
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 CHUNK = 4 << 20
+_MAX_INDEX = 64 << 20
 _SHARD = re.compile(r"[\w.\-]+\.safetensors")
 
 
@@ -75,23 +78,20 @@ def _merged(folder: Path) -> Iterator[bytes]:
     yield len(text).to_bytes(8, "little") + text
     for name in sorted(pieces):
         piece = pieces[name]
-        with piece.shard.open("rb") as file:
-            file.seek(piece.first)
-            left = piece.size
-            while left:
-                part = file.read(min(CHUNK, left))
-                if not part:
-                    raise _bad(piece.shard, "a complete shard", "its end within a tensor")
-                left -= len(part)
-                yield part
+        with open_regular(piece.shard, error=ModelError) as (descriptor, _):
+            end = piece.first + piece.size
+            for at in range(piece.first, end, CHUNK):
+                size = min(CHUNK, end - at)
+                yield read_exactly(descriptor, at, size, piece.shard, error=ModelError)
 
 
 def _pieces(folder: Path) -> dict[str, _Piece]:
     index = folder / INDEX_FILE
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        data = read_limited(index, _MAX_INDEX, error=ModelError)
+        places = json.loads(data.decode("utf-8"))["weight_map"]
         listed = {str(name): str(places[name]) for name in places}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _bad(index, "a weight_map in JSON", str(error) or type(error).__name__) from error
     pieces: dict[str, _Piece] = {}
     for shard in sorted(set(listed.values())):
@@ -100,29 +100,16 @@ def _pieces(folder: Path) -> dict[str, _Piece]:
         path = folder / shard
         if not path.is_file():
             raise _bad(path, "every shard of the index", "no such file")
-        header, first = read_safetensors_header(path)
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
+        header = read_header(path, error=ModelError)
+        for name, spec in header.specs.items():
             if listed.get(name) != shard:
                 raise _bad(path, f"the tensors that {INDEX_FILE} lists", f"{name} as well")
-            pieces[name] = _piece(path, first, name, entry)
+            entry = {"dtype": spec.dtype, "shape": list(spec.shape)}
+            pieces[name] = _Piece(path, header.offsets[name], spec.bytes, entry)
     missing = sorted(listed.keys() - pieces.keys())
     if missing:
         raise _bad(folder / listed[missing[0]], missing[0], "no such tensor")
     return pieces
-
-
-def _piece(path: Path, first: int, name: str, entry: Any) -> _Piece:
-    try:
-        begin, end = entry["data_offsets"]
-        kept = {"dtype": entry["dtype"], "shape": entry["shape"]}
-        sizes = type(begin) is int and type(end) is int and 0 <= begin <= end
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad(path, f"a tensor entry for {name}", str(error)) from error
-    if not sizes:
-        raise _bad(path, f"offsets of {name}", f"{begin}, {end}")
-    return _Piece(path, first + begin, end - begin, kept)
 
 
 def _bad(where: Path, expected: str, found: str) -> ModelError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -19,10 +20,11 @@ import torch
 
 from edge_pslora.errors import ModelError
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
+from edge_pslora.workspace.reading import open_regular
 
 SCHEMA_MAJOR = 8  # of torch 2.5 and later
 MAX_RECORDS = 100_000
-MAX_JSON_BYTES = 256 * 1024 * 1024
+MAX_JSON_BYTES = 32 << 20  # one takes some twenty times as much once it is read
 # the numbers that the format gives to the types
 DTYPES = {
     1: torch.uint8,
@@ -64,8 +66,12 @@ def read_archive(path: Path) -> Archive:
         ModelError: not such a file, damaged, hostile, or one that needs a pickle.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            records = _checked(file, path)
+        with (
+            open_regular(path, error=ModelError) as (descriptor, size),
+            os.fdopen(descriptor, "rb", closefd=False) as stream,
+            zipfile.ZipFile(stream) as file,
+        ):
+            records = _checked(file, path, size)
             return _read(file, records, path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise bad(path, "a .pt2 file of torch.export.save", first_line(error)) from error
@@ -79,7 +85,7 @@ def bad(
     return ModelError(str(path), expected=expected, found=found, remedy=remedy)
 
 
-def _checked(file: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+def _checked(file: zipfile.ZipFile, path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
     """Record name without the common root folder -> its entry."""
     entries = file.infolist()
     names = [entry.filename for entry in entries]
@@ -92,7 +98,7 @@ def _checked(file: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
             raise bad(path, "plain record names", repr(entry.filename))
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise bad(path, "records that are not compressed", entry.filename)
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if sum(entry.file_size for entry in entries) > size:
         raise bad(path, "records that do not overlap", "more bytes than the file has")
     root = roots.pop() + "/"
     return {entry.filename.removeprefix(root): entry for entry in entries}

@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from edge_pslora.models.failures import FOREIGN_ERRORS
 from edge_pslora.models.pt2_archive import Stored
 from edge_pslora.models.pt2_program import Program, Ref, State, Step, bound
 
@@ -26,6 +29,43 @@ class _Call:
 
     def __call__(self, net: nn.Module, *args: Any) -> Any:
         return net.get_submodule(self.path)(*args)
+
+
+_MAX_SIZE = 1 << 63
+
+
+class _Largest(TorchDispatchMode):
+    """Ends a run at the first result of more than `most` numbers; results of other kinds are none."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(value, torch.Tensor) and value.numel() > self.most:
+                raise _TooLargeError(f"{func} gives {value.numel()} numbers")
+        return result
+
+
+class _TooLargeError(Exception):
+    """A step of the graph asks for more memory than a run may take."""
+
+
+def too_large(net: ExportedNet, inputs: torch.Tensor, most: int) -> str | None:
+    """What gives more than `most` numbers for these inputs; None: nothing does, or nobody can tell.
+
+    Nothing is computed: a graph of a hundred bytes can ask for all memory there is.
+    """
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode, _Largest(most):
+            net(mode.from_tensor(inputs))
+    except _TooLargeError as found:
+        return str(found)
+    except FOREIGN_ERRORS:
+        return None  # sizes that depend on values; the run itself says what is wrong
+    return None
 
 
 class ExportedNet(nn.Module):
@@ -61,6 +101,8 @@ class ExportedNet(nn.Module):
             kwargs = {name: self._value(item, values) for name, item in step.kwargs.items()}
             net = (self,) if isinstance(step.call, _Call) else ()
             result = step.call(*net, *args, **kwargs)
+            if isinstance(result, int) and abs(result) >= _MAX_SIZE:
+                raise OverflowError(f"a size of {result.bit_length()} bits")
             if isinstance(step.outputs, str):
                 values[step.outputs] = result
             else:
@@ -145,7 +187,9 @@ def _layer(
         cls, sizes = nn.Embedding, shape
         flag = {"padding_idx": None if padding == -1 else padding}
     elif kind == "layer_norm":
-        cls, sizes = nn.LayerNorm, (tuple(given["normalized_shape"]),)
+        if tuple(given["normalized_shape"]) != shape:
+            return None
+        cls, sizes = nn.LayerNorm, (shape,)
         flag["eps"] = given["eps"]
     elif kind == "group_norm" and bias is not None:
         cls, sizes, flag = nn.GroupNorm, (given["num_groups"], shape[0]), {"eps": given["eps"]}

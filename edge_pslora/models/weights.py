@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from edge_pslora.errors import ModelError
-from edge_pslora.models.weights_header import bad_weights, read_safetensors_header
+from edge_pslora.models.weights_header import bad_weights
+from edge_pslora.workspace.tensors import open_tensors
 
+# types that numpy has from ml_dtypes and torch under names of its own
+_BY_BITS = {
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file, in the file's dtypes.
 
+    Read piece by piece and not mapped: a file that is cut meanwhile is an error, and no SIGBUS.
+
     Raises:
         ModelError: not a safetensors file, damaged, a name twice, or a value that is not finite.
     """
     if path.suffix in _PICKLED:
         raise bad_weights(path, f"a {path.suffix} file, which may hold a pickle")
-    if not path.is_file():
+    if path.is_dir() or not os.path.lexists(path):
         raise bad_weights(path, "a folder" if path.is_dir() else "no such file")
-    read_safetensors_header(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise bad_weights(path, str(error)) from error
+    with open_tensors(path, error=ModelError) as file:
+        tensors = {name: _tensor(file.read(name, finite=True)) for name in file.names}
     if not tensors:
         raise bad_weights(path, "no tensor in it")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise bad_weights(path, f"{name} has values that are not finite")
     return tensors
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """The same memory, in the dtype that torch has for it."""
+    name = array.dtype.name
+    if name not in _BY_BITS:
+        return torch.from_numpy(array)
+    bits = np.int16 if array.dtype.itemsize == 2 else np.uint8
+    return torch.from_numpy(array.view(bits)).view(_BY_BITS[name])
 
 
 def write_weights(module: nn.Module, path: Path) -> None:

@@ -110,11 +110,23 @@ def load_memory(generation: Generation) -> Memory:
         stored = _read(generation, RUNNING)
         running = {name: torch.from_numpy(array) for name, array in stored.arrays.items()}
     return Memory(
-        int(generation.manifest.metrics["sessions"]),
+        _sessions(generation),
         history_from_arrays(history, str(generation.path / layout.HISTORY)),
         head_from_arrays(head, str(generation.path / layout.HEAD)),
         running,
     )
+
+
+def _sessions(generation: Generation) -> int:
+    count = generation.manifest.metrics.get("sessions")
+    if type(count) is not int or count < 1:
+        raise WorkspaceError(
+            str(generation.path / layout.MANIFEST),
+            expected="the number of sessions in metrics",
+            found=ascii(count)[:40],
+            remedy="roll back to an earlier generation",
+        )
+    return count
 
 
 def load_anchors(generation: Generation) -> AnchorSet | None:
@@ -122,7 +134,9 @@ def load_anchors(generation: Generation) -> AnchorSet | None:
     if not generation.has(layout.ANCHOR):
         return None
     # NaN is how a table says that a value is missing
-    return anchors_from_arrays(_read(generation, layout.ANCHOR, finite=False))
+    return anchors_from_arrays(
+        _read(generation, layout.ANCHOR, finite=False), str(generation.path / layout.ANCHOR)
+    )
 
 
 def write_memory(

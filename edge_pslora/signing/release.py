@@ -4,6 +4,10 @@ Payload, N.targets.json, N.snapshot.json, then the timestamp; it becomes timesta
 enough keys signed all three, until then it waits as next.timestamp.json and devices take what was
 there before. What is no longer referred to goes last. Signatures are only ever added to a file.
 
+Versions are seconds since 1970, or one more than the last. So they grow from folder to folder as well:
+a device that took one bundle takes a newer one that was begun elsewhere, and nobody can put together
+the files of two, although no file holds the sha256 of another's (signatures are added to them later).
+
 Every function that writes expects the caller to hold lock.folder_lock(folder).
 """
 
@@ -12,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ from edge_pslora.workspace import durable
 from edge_pslora.workspace.reading import FileDigest, digest_file, open_regular
 from edge_pslora.workspace.staging import is_temporary
 
-_VERSIONED = re.compile(r"([1-9][0-9]{0,8})\.(snapshot|targets)\.json")
+_VERSIONED = re.compile(r"([1-9][0-9]{0,11})\.(snapshot|targets)\.json")
 _TARGET = re.compile(r"[0-9a-f]{64}\..+", re.DOTALL)
 
 
@@ -70,15 +74,15 @@ def begin(folder: Path, root: Path | None) -> Repository:
     Raises:
         UsageError: other files in the folder, no root for a new bundle, or another one than it has.
     """
+    known = reading.read_roots(folder)
     others = {entry.name for entry in folder.iterdir()} - {form.METADATA, form.TARGETS}
-    if others:
+    if others and not known:
         raise UsageError(
             str(folder),
             expected="a new or empty folder, or a bundle",
             found=f"other files, such as {min(others)}",
             remedy="choose another OUT",
         )
-    known = reading.read_roots(folder)
     given = () if root is None else _given_roots(root)
     if not known and not given:
         raise UsageError(
@@ -137,17 +141,18 @@ def add_release(
     files: Mapping[str, FileDigest],
     expires: datetime,
     signers: Sequence[CryptoSigner],
-    least: int = 1,
+    now: datetime | None = None,
 ) -> Standing:
     """A new version that lists `files` (put there before), signed by `signers`.
 
-    least: its number at least, so that bundles made in different folders can follow each other.
+    Args:
+        now: None for the clock's time.
 
     Raises:
         UsageError: a signer that is none of the bundle's keys.
     """
     _require_known(repository, signers)
-    version = max(_next_version(repository), least)
+    version = _next_version(repository, now or datetime.now(UTC))
     listed = {n: TargetFile(d.bytes, {"sha256": d.sha256}, n) for n, d in sorted(files.items())}
     meta = {"targets.json": MetaFile(version)}
     release = Release(
@@ -324,14 +329,14 @@ def _require_known(repository: Repository, signers: Sequence[CryptoSigner]) -> N
             )
 
 
-def _next_version(repository: Repository) -> int:
-    """Above every version that is there, also of files that a killed run left."""
+def _next_version(repository: Repository, now: datetime) -> int:
+    """Above every version that is there, also of files that a killed run left; see the top."""
     place = repository.folder / form.METADATA
     matches = (_VERSIONED.fullmatch(path.name) for path in place.iterdir())
     found = [int(match[1]) for match in matches if match]
     releases = (repository.current, repository.draft)
     found += [release.version for release in releases if release is not None]
-    return max(found, default=0) + 1
+    return max(max(found, default=0) + 1, int(now.timestamp()))
 
 
 def _place(folder: Path, name: str, digest: FileDigest) -> Path:

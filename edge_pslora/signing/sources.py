@@ -105,7 +105,7 @@ def missing(where: str, name: str) -> MissingFileError:
         where,
         expected=f"a bundle with a file {name}",
         found="none there",
-        remedy="check the path, or copy the bundle again as a whole",
+        remedy="check the path, or copy the bundle as a whole once enough keys have signed it",
     )
 
 

@@ -85,6 +85,10 @@ MULTILABEL = Task(
     figures=_figures,
     per_label=_per_label,
     constant=_constant,
+    answers=lambda measures, targets: (
+        measures["given"].astype(np.float64),
+        measures["right"].astype(np.float64),
+    ),
     predict=lambda logits: np.asarray(logits > 0),
     margin=lambda logits, given: np.where((logits > 0) == given, 0.0, np.abs(logits)),
     threshold=0.5,

@@ -17,7 +17,7 @@ from edge_pslora.core.fixed_point import packed_bytes
 from edge_pslora.core.history import LayerHistory, pool_bytes
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.training.anchor import AnchorSet
-from edge_pslora.training.stored import Stored
+from edge_pslora.training.stored import Stored, texts_in
 
 
 def history_to_arrays(history: Mapping[str, LayerHistory], budget_bytes: int) -> Stored:
@@ -47,16 +47,19 @@ def history_from_arrays(stored: Stored, where: str) -> dict[str, LayerHistory]:
     Raises:
         WorkspaceError: the arrays do not fit together.
     """
-    names = json.loads(stored.metadata.get("layers", "[]"))
+    names = texts_in(stored.metadata, "layers", where)
     pool, layers, bounds = (stored.arrays.get(key) for key in ("pool", "layers", "bounds"))
     fits = (
         pool is not None
         and layers is not None
         and bounds is not None
+        and (pool.dtype, layers.dtype, bounds.dtype) == (np.uint8, np.int32, np.float64)
+        and pool.ndim == 1
         and layers.shape == (len(names), 5)
         and bounds.shape == (len(names), 2)
         and bool((layers >= 0).all() and (np.diff(layers[:, 2:], axis=1) <= 0).all())
-        and bool((bounds >= 0).all())
+        and bool((layers[:, 2] <= layers[:, :2].min(axis=1)).all())
+        and bool((bounds >= 0).all() and np.isfinite(bounds).all())
     )
     history: dict[str, LayerHistory] = {}
     position = 0
@@ -91,14 +94,33 @@ def anchors_to_arrays(anchors: AnchorSet) -> Stored:
     return Stored(arrays, {"labels": json.dumps(labels.tolist())})
 
 
-def anchors_from_arrays(stored: Stored) -> AnchorSet:
-    """The inverse of `anchors_to_arrays`."""
+def anchors_from_arrays(stored: Stored, where: str = "the anchor set") -> AnchorSet:
+    """The inverse of `anchors_to_arrays`.
+
+    Raises:
+        WorkspaceError: the arrays do not fit together.
+    """
     prefix = "input."
-    target = stored.arrays["target"]
+    target, session = (stored.arrays.get(name) for name in ("target", "session"))
+    inputs = {n.removeprefix(prefix): a for n, a in stored.arrays.items() if n.startswith(prefix)}
+    labels = None
     if "labels" in stored.metadata:
-        target = np.array(json.loads(stored.metadata["labels"]), dtype=np.str_)[target]
-    return AnchorSet(
-        {n.removeprefix(prefix): a for n, a in stored.arrays.items() if n.startswith(prefix)},
-        target,
-        stored.arrays["session"],
-    )
+        labels = np.array(texts_in(stored.metadata, "labels", where), dtype=np.str_)
+    if (
+        target is None
+        or session is None
+        or not inputs
+        or target.dtype != (np.float32 if labels is None else np.int32)
+        or session.dtype != np.int32
+        or target.ndim != 1
+        or any(a.ndim < 1 or len(a) != len(target) for a in (session, *inputs.values()))
+        or (labels is None and not np.isfinite(target).all())
+        or (labels is not None and not ((target >= 0) & (target < len(labels))).all())
+    ):
+        raise WorkspaceError(
+            where,
+            expected="an anchor set: inputs, a target and a session for each sample",
+            found="arrays that do not fit together",
+            remedy="roll back to an earlier generation",
+        )
+    return AnchorSet(inputs, target if labels is None else labels[target], session)

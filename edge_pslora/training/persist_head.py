@@ -21,7 +21,7 @@ from edge_pslora.errors import WorkspaceError
 from edge_pslora.tasks.regression import ValueMoments
 from edge_pslora.training.head import Head
 from edge_pslora.training.head_rows import RowPast
-from edge_pslora.training.stored import Array, Stored
+from edge_pslora.training.stored import Array, Stored, texts_in
 
 
 def head_to_arrays(head: Head, head_bytes: int) -> Stored:
@@ -64,7 +64,7 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
         WorkspaceError: the arrays do not fit together.
     """
     arrays, metadata = stored.arrays, stored.metadata
-    labels = tuple(json.loads(metadata.get("labels", "[]")))
+    labels = tuple(texts_in(metadata, "labels", where))
     kinds = [kind for kind in TASK_TYPES if kind == metadata.get("task_type")]
     weight, bias = arrays.get("weight"), arrays.get("bias")
     if (
@@ -72,6 +72,8 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
         or bias is None
         or not kinds
         or weight.ndim != 2
+        or bias.ndim != 1
+        or not weight.dtype == bias.dtype == np.float32
         or not len(weight) == len(bias) == len(labels)
     ):
         raise _damaged(
@@ -86,7 +88,7 @@ def head_from_arrays(stored: Stored, where: str) -> Head:
         torch.from_numpy(bias.copy()),
         _statistics(arrays, labels, weight.shape[1], where),
         _values(metadata, where),
-        float(metadata.get("ridge", "0.0")),
+        _ridge(metadata, where),
         _past(arrays, weight.shape[0], weight.shape[1], where),
         metadata.get("template"),
     )
@@ -101,6 +103,17 @@ def _values(metadata: Mapping[str, str], where: str) -> ValueMoments:
     if not (values.count >= 0 and values.squares >= 0 and math.isfinite(sum(astuple(values)))):
         raise _damaged(where, "three moments of the targets", str(values))
     return values
+
+
+def _ridge(metadata: Mapping[str, str], where: str) -> float:
+    text = metadata.get("ridge", "0.0")
+    try:
+        ridge = float(text)
+    except ValueError:
+        ridge = math.nan
+    if not 0 <= ridge < math.inf:
+        raise _damaged(where, "a ridge from 0", ascii(text)[:40])
+    return ridge
 
 
 def _gram_arrays(gram: torch.Tensor, head_bytes: int) -> dict[str, Array]:
@@ -127,20 +140,22 @@ def _statistics(
     if "gram" in arrays:
         wanted["gram"] = (size + 1, size + 1)
     else:
-        rank = len(arrays.get("gram_values", ())) - 1
+        values = arrays.get("gram_values")
+        rank = -1 if values is None or values.ndim != 1 else len(values) - 1
         wanted |= {"gram_edge": (size + 1,), "gram_vectors": (size, rank)}
         wanted["gram_values"] = (rank + 1,)
     for name, shape in wanted.items():
-        found = arrays[name].shape if name in arrays else None
+        numbers = name in arrays and arrays[name].dtype.kind == "f"
+        found = arrays[name].shape if numbers else None
         if found != shape:
             raise _damaged(where, f"{name} of shape {shape}", f"{found}, or of an earlier version")
     double = {name: torch.from_numpy(arrays[name].astype(np.float64)) for name in wanted}
     if "gram" in double:
         gram = double["gram"]
     else:
-        values = double["gram_values"]
+        low = double["gram_values"]
         gram = restore_gram(
-            LowRankGram(double["gram_edge"], double["gram_vectors"], values[:-1], float(values[-1]))
+            LowRankGram(double["gram_edge"], double["gram_vectors"], low[:-1], float(low[-1]))
         )
     return HeadStatistics(
         gram, double["moment"], double["squares"], labels, float(double["samples"][0])

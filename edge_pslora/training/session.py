@@ -27,7 +27,7 @@ from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import extend_labels
-from edge_pslora.training.head_session import begin_head
+from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
 from edge_pslora.training.memory import BaseWeights, Memory
@@ -65,7 +65,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class SessionResult:
-    """zero_shot_accuracy: on the session's samples before any training; label-text head only."""
+    """zero_shot_accuracy: on the session's samples before any training; label-text head only.
+    unseen: analytic head only."""
 
     adapters: Mapping[str, Adapter]
     memory: Memory
@@ -74,6 +75,7 @@ class SessionResult:
     merge_error: float
     seconds: dict[str, float]
     zero_shot_accuracy: float | None = None
+    unseen: Unseen | None = None
 
 
 def run_session(
@@ -207,6 +209,7 @@ def run_session(
         merge_error,
         clock.seconds,
         in_session.zero_shot,
+        in_session.unseen,
     )
 
 

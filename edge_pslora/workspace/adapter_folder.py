@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ _NEUTRAL = frozenset(
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # a pattern that repeats a group, or many times, can take for ever to match
 _SLOW_PATTERN = re.compile(r"\)[*+?{]|(?:[*+?{].*){3}")
+_REPEATS = re.compile(r"[*+?{]")
+_MAX_PATTERNS = 4096
+_MAX_STEPS = 10**9  # of matching all patterns with all names, in the worst case: some seconds
+_MAX_SCALE = 1e9  # of alpha and of a rank: beyond it nothing is an adapter
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def read_adapter(folder: Path) -> Adapter:
             others[_check_other(name, config, where)] = key
     if not factors:
         raise _bad(where, "LoRA factors", "none", "give the folder of a trained LoRA adapter")
+    _check_patterns(config, tuple(factors), where)
     attentions = {path.removesuffix(OUT_PROJ) for path in factors if path.endswith(OUT_PROJ)}
     modules = tuple(
         _module(path, keys, attentions, header, config, where)
@@ -241,17 +247,32 @@ def _grouped(where: str, groups: int) -> AdapterError:
 def _pattern_value(path: str, patterns: Any, default: float, where: str) -> float:
     """PEFT's rule: the first pattern that matches the path, whole or after a dot, wins."""
     for pattern, value in (patterns or {}).items():
-        try:
-            slow = len(pattern) > 200 or _SLOW_PATTERN.search(pattern)
-            matched = not slow and re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)
-        except re.error:
-            slow, matched = True, None
-        if slow:
-            remedy = "write the module's name in full"
-            raise _bad(where, "simple patterns in rank_pattern, alpha_pattern", pattern, remedy)
-        if matched:
+        if _compiled(pattern, where).fullmatch(path):
             return float(value)
     return default
+
+
+def _check_patterns(config: Mapping[str, Any], paths: Collection[str], where: str) -> None:
+    """Patterns that together take no more than some seconds."""
+    patterns = [p for name in ("rank_pattern", "alpha_pattern") for p in config.get(name) or {}]
+    steps = 0
+    for power in (len(_REPEATS.findall(pattern)) + 1 for pattern in patterns):
+        steps += sum(len(path) ** min(power, 3) for path in paths)
+        if steps > _MAX_STEPS:
+            remedy = "write the modules' names in full"
+            found = f"{len(patterns)} for {len(paths)} layers, which take too long to match"
+            raise _bad(where, "fewer or simpler patterns", found, remedy)
+
+
+@lru_cache(maxsize=2 * _MAX_PATTERNS)
+def _compiled(pattern: str, where: str) -> re.Pattern[str]:
+    try:
+        if len(pattern) <= 200 and not _SLOW_PATTERN.search(pattern):
+            return re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except (re.error, OverflowError, RecursionError):
+        pass  # no pattern at all
+    remedy = "write the module's name in full"
+    raise _bad(where, "simple patterns in rank_pattern, alpha_pattern", pattern, remedy)
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:
@@ -267,15 +288,15 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     plain = isinstance(start, bool | str | None) and start in _PLAIN_STARTS
     require(plain, "init_lora_weights that leaves the base weights as they are", start)
     r, alpha = config.get("r"), config.get("lora_alpha")
-    require(type(r) is int and r >= 1, "a rank r from 1", r)
-    require(_is_number(alpha), "a number in lora_alpha", alpha)
+    require(type(r) is int and 1 <= r <= _MAX_SCALE, "a rank r from 1", r)
+    require(_is_number(alpha) and abs(alpha) <= _MAX_SCALE, "a number in lora_alpha", alpha)
     require(config.get("bias", "none") in ("none", "all", "lora_only"), "bias", config.get("bias"))
     for name in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(name) or {}
         good = isinstance(patterns, dict) and all(
-            _is_number(v) and v > 0 for v in patterns.values()
+            _is_number(v) and 0 < v <= _MAX_SCALE for v in patterns.values()
         )
-        require(good, f"numbers in {name}", patterns)
+        require(good and len(patterns) <= _MAX_PATTERNS, f"numbers in {name}", patterns)
     saved = config.get("modules_to_save") or []
     good = isinstance(saved, list) and all(isinstance(name, str) for name in saved)
     require(good, "names in modules_to_save", saved)

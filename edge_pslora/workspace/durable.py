@@ -161,8 +161,16 @@ def make_folder(folder: Path) -> None:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-            return
+        # an existing one too: who made it may have been killed before it came to this
         fsync_folder(folder.parent)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """As make_folder, with the parents that are missing; gives those that were made, outermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        make_folder(path)
+    return missing[::-1]
 
 
 def publish_folder(staged: Path, final: Path) -> None:
@@ -307,6 +315,9 @@ def _fsync_path(path: Path, flags: int) -> None:
 
 
 def _alive(pid: int) -> bool:
+    """Another process with that number. An earlier one with ours is dead: in a container all have it."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

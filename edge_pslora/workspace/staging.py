@@ -62,7 +62,7 @@ def read_run(workspace: Path, number: int) -> tuple[str, int | None] | None:
     except WorkspaceError:
         return None  # not ours or damaged: the run starts again from the beginning
     digest, parent = run.get("run_digest"), run.get("parent")
-    if not isinstance(digest, str) or not (parent is None or type(parent) is int):
+    if not isinstance(digest, str) or not (parent is None or (type(parent) is int and parent >= 1)):
         return None
     return digest, parent
 

@@ -91,8 +91,8 @@ class Workspace:
         durable.publish_folder(base, final)
         durable.make_folder(path / layout.GENERATIONS)
         replace_pointer(path, NOTHING)
+        durable.fsync_folder(path.absolute().parent)  # before there is a workspace that has no name
         durable.write_bytes(path / layout.WORKSPACE_FILE, header.encode(content))
-        durable.fsync_folder(path.absolute().parent)
         return cls.open(path)
 
     def discard(self) -> None:
@@ -101,7 +101,7 @@ class Workspace:
             return
         with durable.storage_errors(self.path, layout.WORKSPACE_FILE):
             # workspace.json first: what a kill leaves then counts as an unfinished creation
-            (self.path / layout.WORKSPACE_FILE).unlink()
+            durable.remove_file(self.path / layout.WORKSPACE_FILE)
             (self.path / layout.CURRENT).unlink()
             for name in (layout.GENERATIONS, layout.BASE, layout.STAGING):
                 if (self.path / name).exists():
@@ -243,6 +243,7 @@ class Workspace:
         target = self.generation(to)
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
+        durable.remove_leftovers(self.path, layout.CURRENT)
         staging.forget_published(self.path, self.generations())
         if state is not None and trial is not None:
             state = going_back(state, to)

@@ -6,7 +6,7 @@ import json
 import shutil
 import tarfile
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,7 @@ def test_counters_only_grow(home, tmp_path):
     assert make(20, signers[:1]) == 20  # waits for a signature
     assert make() == 21
     found = read_repository(out)
-    assert (found.current.version, found.draft) == (6, None)
+    assert found.draft is None
     assert len(files_of(out)) == 4 + 1 + len(SERVING)
 
 
@@ -263,12 +263,16 @@ def test_the_commands(home, tmp_path, capsys):
     assert run(capsys, *make, *secret)[0] == 2  # no root
     code, facts = run(capsys, *make, *secret, "--root", k / "root.json", "--device-class", "x")
     assert (code, facts["standing"]["missing"], facts["kind"]) == (0, 1, "delta")
+    code, facts = run(capsys, "keys", "show", out)
+    assert (code, facts["missing"], len(facts["signed"]), facts["counter"]) == (0, 1, 1, 3)
     code, facts = run(capsys, "keys", "sign", out, *key[1], *secret, "--tar")
     assert (code, facts["missing"], facts["counter"]) == (0, 0, 3)
+    first = facts["release"]
     assert facts["device_classes"] == ["x"]
     assert Path(facts["tar"]).is_file()
     code, facts = run(capsys, "keys", "sign", out, *key[0], *key[2], *secret, "--expires", "2d")
-    assert (code, facts["release"], facts["counter"]) == (0, 2, 3)
+    assert (code, facts["counter"]) == (0, 3)
+    assert facts["release"] > first
     assert run(capsys, "keys", "init", tmp_path / "n", "--count", 1, "--threshold", 1)[0] == 0
     rotate = (
         "keys",
@@ -286,7 +290,19 @@ def test_the_commands(home, tmp_path, capsys):
     assert run(capsys, "keys", "sign", out, *key[1], *secret)[0] == 2
     assert run(capsys, "keys", "sign", tmp_path, *key[1], *secret)[0] == 4
     assert main(["keys", "sign", str(out), "--key", str(k / "key-1.pem"), *map(str, secret)]) == 0
-    assert "Devices take release 2." in capsys.readouterr().out
+    assert "Devices take release " in capsys.readouterr().out
+
+
+def test_nobody_signs_a_time_to_come(home, tmp_path, capsys):
+    """Two holders with one wrong clock: devices would take all later bundles for expired."""
+    opened, made, signers = home
+    late = datetime.now(UTC) + timedelta(days=400)
+    out = tmp_path / "out"
+    export_bundle(opened.path, out, signers[:1], FULL, root=made.root, now=late)
+    before = files_of(out)
+    assert main(["keys", "sign", str(out), "--key", str(made.files[1])]) == 4
+    assert "set the clock that is wrong" in capsys.readouterr().err
+    assert files_of(out) == before
 
 
 def test_without_the_extra_one_line_says_what_to_install(home, tmp_path, capsys, monkeypatch):

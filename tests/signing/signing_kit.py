@@ -36,6 +36,7 @@ def publish(
     signers: list[CryptoSigner],
     root: Path | None = None,
     days: float = 30,
+    now: datetime | None = None,
 ) -> Standing:
     """A release of files with these contents."""
     make_folder(folder)
@@ -44,7 +45,7 @@ def publish(
         digests = {name: digest_bytes(data) for name, data in contents.items()}
         for name, data in contents.items():
             release.put_bytes(folder, name, data, digests[name])
-        return release.add_release(found, digests, soon(days), signers)
+        return release.add_release(found, digests, soon(days), signers, now)
 
 
 class FolderFetcher(FetcherInterface):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def world(keys, tmp_path):
 def test_a_release_is_taken_and_the_next_takes_its_place(world):
     folder, signers, made, take = world
     standing = publish(folder, ONE, signers[:2], made.root)
-    assert (standing.release, standing.missing, len(standing.signed)) == (1, 0, 2)
+    assert (standing.missing, len(standing.signed)) == (0, 2)
     assert take(*ONE) == ONE
-    assert publish(folder, TWO, signers[1:]).release == 2
+    assert publish(folder, TWO, signers[1:]).release > standing.release
     assert take(*TWO, "empty") == {**TWO, "empty": None}
     names = files_of(folder)
     assert {name.rpartition("/")[0] for name in names} == {
@@ -74,9 +75,10 @@ def test_one_signature_is_not_enough_and_devices_keep_what_was_there(world):
     with folder_lock(folder):  # the same key again counts once
         assert release.add_signatures(read_repository(folder), signers[:1]).missing == 1
         assert release.add_signatures(read_repository(folder), signers[1:2]).missing == 0
+        before = release.standing(read_repository(folder)).release
     assert take(*ONE) == ONE
     standing = publish(folder, TWO, signers[2:])
-    assert (standing.missing, standing.release) == (1, 1)
+    assert (standing.missing, standing.release) == (1, before)
     assert take(*ONE) == ONE
     # a careless copy of what waits is not taken either
     place = folder / "metadata"
@@ -87,13 +89,14 @@ def test_one_signature_is_not_enough_and_devices_keep_what_was_there(world):
 
 def test_signatures_are_added_to_what_is_there_too(world):
     folder, signers, made, take = world
-    publish(folder, ONE, signers[:2], made.root)
+    version = publish(folder, ONE, signers[:2], made.root).release
     before = files_of(folder)
     with folder_lock(folder):
         assert len(release.add_signatures(read_repository(folder), signers).signed) == 3
     after = files_of(folder)
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {f"metadata/{n}.json" for n in ("1.targets", "1.snapshot", "timestamp")}
+    names = (f"{version}.targets", f"{version}.snapshot", "timestamp")
+    assert changed == {f"metadata/{n}.json" for n in names}
     assert take(*ONE) == ONE
 
 
@@ -108,16 +111,28 @@ def test_nobody_signs_what_he_has_not_got(world):
 
 def test_expired_is_refused_and_can_be_released_again(world):
     folder, signers, made, take = world
-    publish(folder, ONE, signers[:2], made.root, days=-1)
+    first = publish(folder, ONE, signers[:2], made.root, days=-1)
     with pytest.raises(ExpiredMetadataError):
         take()
     with folder_lock(folder):
-        standing = release.renew(read_repository(folder), soon(5), signers[:2])
-    assert (standing.release, standing.expires) == (
-        2,
-        soon(5).replace(second=standing.expires.second),
-    )
+        until = soon(5)
+        standing = release.renew(read_repository(folder), until, signers[:2])
+    assert standing.release > first.release
+    assert standing.expires == until
     assert take(*ONE) == ONE
+
+
+def test_versions_grow_from_folder_to_folder_and_when_the_clock_goes_back(world, tmp_path):
+    """A device that took one bundle takes a later one whose folder was begun anew."""
+    folder, signers, made, _ = world
+    times = [datetime(year, 1, 1, tzinfo=UTC) for year in (2026, 2027, 1970, 2028)]
+    places = (folder, folder, folder, tmp_path / "new")
+    found = [
+        publish(place, ONE, signers[:2], made.root, now=now).release
+        for place, now in zip(places, times, strict=True)
+    ]
+    seconds = [int(now.timestamp()) for now in times]
+    assert found == [seconds[0], seconds[1], seconds[1] + 1, seconds[3]]
 
 
 def test_a_damaged_payload_is_no_payload(world):
@@ -155,8 +170,9 @@ def test_after_a_rotation_the_old_key_signs_nothing(world, tmp_path):
         publish(folder, TWO, [signers[1], signers[0]])
     # whatever was signed with the key that is gone is not enough
     publish(folder, TWO, signers[:1])
-    for name in ("next.timestamp.json", "2.snapshot.json", "2.targets.json"):
-        path = folder / "metadata" / name
+    version = read_repository(folder).draft.version
+    for name in ("next.timestamp", f"{version}.snapshot", f"{version}.targets"):
+        path = folder / "metadata" / f"{name}.json"
         found: Metadata = Metadata.from_bytes(path.read_bytes())
         found.sign(signers[1], append=True)
         path.write_bytes(found.to_bytes())
@@ -275,6 +291,7 @@ def test_other_peoples_folders_and_roots_are_left_alone(world, tmp_path):
     with pytest.raises(UsageError, match="--root FILE"):
         publish(folder, ONE, signers[:2])
     publish(folder, ONE, signers[:2], made.root)
+    (folder / ".DS_Store").write_text("what a file manager leaves in a bundle")
     other, strangers = keys_in(tmp_path / "other")
     before = files_of(folder)
     with pytest.raises(UsageError, match="another one of version 1"):

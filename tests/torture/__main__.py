@@ -72,7 +72,7 @@ def _with_plants(arguments: argparse.Namespace) -> int:
     {section: {fault, or "" for none: rows}}
     """
     from tests.export_kit import prepare_exports_once
-    from tests.torture.scenes import Materials
+    from tests.torture.kill_scenes import Materials
 
     prepare_exports_once()
     found: dict[str, dict[str, list[dict[str, object]]]] = {}

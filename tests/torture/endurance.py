@@ -23,8 +23,8 @@ from edge_pslora.workspace import layout
 from edge_pslora.workspace.manifest import describe_files
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.forked import fast_folder, in_processes
+from tests.torture.kill_scenes import Materials
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import Materials
 
 _RSS_PERCENT = 5.0
 _SMALL = (

@@ -16,7 +16,7 @@ import numpy as np
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
-from tests.torture.scenes import Scene
+from tests.torture.kill_scenes import Scene
 from tests.torture.tracer import kill_at, run_traced
 
 Snapshot = Mapping[str, str]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.kill_once import snapshot
+from tests.torture.kill_scenes import DATED, Materials, Scene
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import DATED, Materials, Scene
 
 # 27 steps an epoch, and a checkpoint after every 50 steps
 _STEPS = 108

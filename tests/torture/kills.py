@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.torture import kill_plants, kill_resume
 from tests.torture.forked import fast_folder, in_processes
 from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
+from tests.torture.kill_scenes import Materials, Scene, learning_scenes, light_scenes
+from tests.torture.kill_scenes_apply import apply_scenes
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import Materials, Scene, learning_scenes, light_scenes
-from tests.torture.scenes_apply import apply_scenes
 from tests.torture.tracer import permitted
 
 PLANTS = kill_plants.PLANTS

@@ -32,8 +32,8 @@ from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.forked import fast_folder, in_processes
+from tests.torture.kill_scenes import Materials
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import Materials
 
 _READERS, _SECONDS = 3, 1500.0
 _PUBLISHED_EVERY = 10  # of so many swaps one is a new generation, the others go back and forth

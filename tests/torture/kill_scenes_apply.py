@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.torture.scenes import Materials, Scene
+from tests.torture.kill_scenes import Materials, Scene
 
 _KEYS = ("--key", "keys/key-1.pem", "--key", "keys/key-2.pem", "--root", "keys/root.json")
 # started without a shell by name: both are everywhere
