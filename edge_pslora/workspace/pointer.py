@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.workspace import layout
-from edge_pslora.workspace.durable import remove_leftovers, write_bytes
+from edge_pslora.workspace.durable import write_bytes
 from edge_pslora.workspace.reading import read_limited
 
 _LINE = re.compile(rb"([0-9]{6,9}) ([0-9a-f]{64})\n")
@@ -32,8 +32,7 @@ NOTHING = Pointer(0, "0" * 64)
 
 
 def replace_pointer(workspace: Path, pointer: Pointer) -> None:
-    """The one atomic step by which a generation becomes current; what killed ones left is removed."""
-    remove_leftovers(workspace, layout.CURRENT)
+    """The one atomic step by which a generation becomes current."""
     line = f"{layout.generation_name(pointer.number)} {pointer.manifest_sha256}\n"
     write_bytes(workspace / layout.CURRENT, line.encode("ascii"))
 
