@@ -6,11 +6,12 @@ import contextlib
 import gc
 import io
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ import numpy as np
 
 from edge_pslora.cli.main import main
 from edge_pslora.workspace import layout
+from edge_pslora.workspace.manifest import describe_files
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.forked import fast_folder, in_processes
+from tests.torture.kill_scenes import Materials
 from tests.torture.plan import Plan, Row
 
 _RSS_PERCENT = 5.0
@@ -51,14 +54,67 @@ class _Course:
 
 def run(plan: Plan) -> list[Row]:
     with fast_folder(plan) as folder:
-        return in_processes([partial(_adaptations, plan, folder)], folder)
+        made = Materials(plan.shared or folder / "made")
+        if not made.ready:
+            in_processes([partial(_make, made)], folder)
+        jobs = [partial(_adaptations, plan, folder), partial(_updates, plan, folder, made)]
+        return in_processes(jobs, folder)
+
+
+def _make(made: Materials) -> list[Row]:
+    made.make()
+    return []
+
+
+def _updates(plan: Plan, folder: Path, made: Materials) -> list[Row]:
+    """Bundle, apply, roll back, again and again, in one process."""
+    count, warm = plan.size(300, 6), plan.size(30, 3)
+    temporary = folder / "tmp-updates"
+    temporary.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+    home, device, bundle = folder / "home", folder / "device", folder / "bundle"
+    shutil.copytree(made.root / "after-2", home)
+    shutil.copytree(made.root / "device", device)
+    keys = made.root / "keys"
+    signed = (
+        "--key",
+        keys / "key-1.pem",
+        "--key",
+        keys / "key-2.pem",
+        "--root",
+        keys / "root.json",
+    )
+    before = _held(temporary)
+    for number in range(1, count + 1):
+        if number == warm + 1:
+            before = _held(temporary)
+        command = ("bundle", home, bundle, *signed, "--kind", "full", "--counter", number + 1)
+        _command(*command)
+        _command("apply", device, "--from", bundle, "--no-check")
+        _command("rollback", device, "--to", 1)
+        shutil.rmtree(bundle)
+    rows = _held_rows(count, warm, before, _held(temporary))
+    opened = Workspace.open(device)
+    published = len(opened.generations()) - 1
+    rows.append(Row("updates that were not taken", count, count - published, count))
+    left = [*(device / layout.STAGING).iterdir(), *device.rglob(".*")]
+    rows.append(Row("leftovers", count, len(left), count))
+    return [replace(row, what=f"apply and roll back: {row.what}") for row in rows]
+
+
+def _command(*argv: object) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main([str(word) for word in argv])
+    if code != 0:
+        raise AssertionError(f"{argv[0]}: exit {code}: {printed.getvalue()[-500:]}")
 
 
 def _adaptations(plan: Plan, folder: Path) -> list[Row]:
     from tests.export_kit import prepare_exports_once
 
     prepare_exports_once()
-    count, warm = plan.size(1_000, 24), plan.size(50, 12)
+    count, warm = plan.size(1_000, 16), plan.size(50, 6)
     temporary = folder / "tmp"
     temporary.mkdir()
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
@@ -74,7 +130,8 @@ def _adaptations(plan: Plan, folder: Path) -> list[Row]:
         name = layout.generation_name(number)
         course.history.add((path / layout.GENERATIONS / name / layout.HISTORY).stat().st_size)
     after = _held(temporary)
-    return [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+    rows = [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+    return [replace(row, what=f"adapt in a row: {row.what}") for row in rows]
 
 
 def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
@@ -82,7 +139,7 @@ def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
     note = f"{before.rss >> 10} KiB after {warm}, {after.rss >> 10} KiB at the end"
     return [
         Row(
-            "adaptations in a row: RSS growth, %",
+            "RSS growth, %",
             count,
             round(growth, 2),
             count,
@@ -110,7 +167,8 @@ def _disk_rows(count: int, path: Path, course: _Course, warm: int) -> list[Row]:
     note = (
         f"{kept} generations, {found // max(1, kept)} bytes each, {manifests // count} of manifest"
     )
-    first, last = _middle(course.seconds[warm:][:50]), _middle(course.seconds[-50:])
+    some = min(50, (count - warm) // 2)
+    first, last = _middle(course.seconds[warm:][:some]), _middle(course.seconds[-some:])
     pace = f"{1000 * first:.0f} ms of CPU at first, {1000 * last:.0f} ms at the end"
     return [
         Row("bytes on the disk that no manifest names", count, found - total, count, note=note),
@@ -132,12 +190,8 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _adapt(data: Path, path: Path) -> None:
-    printed = io.StringIO()
     model = () if path.exists() else ("--model", "auto")
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = main(["adapt", str(data), "--workspace", str(path), *model, *_SMALL])
-    if code != 0:
-        raise AssertionError(f"exit {code}: {printed.getvalue()[-500:]}")
+    _command("adapt", data, "--workspace", path, *model, *_SMALL)
 
 
 def _data(folder: Path) -> Path:
@@ -158,31 +212,20 @@ def _held(temporary: Path) -> _Held:
     )
 
 
-def _leak(name: str, leaked: Callable[[Path], object]) -> Callable[[], None]:
-    """At each publication something is kept."""
+def _leaks() -> None:
+    """At each publication a descriptor, a file and memory are kept, and time is spent on all before."""
+    kept: list[object] = []
 
-    def plant() -> None:
-        kept: list[object] = []
+    def publish(self: Workspace, staged: Path, content: Any) -> Any:
+        kept.append(os.open(self.path, os.O_RDONLY))
+        kept.append(tempfile.mkstemp()[1])
+        kept.append(bytearray(os.urandom(8 << 20)))
+        for _ in range(4 * len(kept)):
+            describe_files(self.path)
+        return real(self, staged, content)
 
-        def publish(self: Workspace, staged: Path, content: Any) -> Any:
-            kept.append(leaked(self.path))
-            return real(self, staged, content)
-
-        real = Workspace.publish
-        Workspace.publish = publish  # type: ignore[method-assign]
-
-    return plant
-
-
-def _slower(path: Path) -> object:
-    """Every file of every generation is read again, as often as there are generations."""
-    numbers = Workspace.open(path).generations()
-    return [Workspace.open(path).status(verify=True) for _ in numbers] and None
+    real = Workspace.publish
+    Workspace.publish = publish  # type: ignore[method-assign]
 
 
-PLANTS: Mapping[str, Callable[[], None]] = {
-    "a descriptor leak": _leak("descriptor", lambda path: os.open(path, os.O_RDONLY)),
-    "a temporary file": _leak("file", lambda path: tempfile.mkstemp()[1]),
-    "memory": _leak("memory", lambda path: bytearray(os.urandom(8 << 20))),
-    "quadratic": _leak("time", _slower),
-}
+PLANTS: Mapping[str, Callable[[], None]] = {"leaks": _leaks}

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
-from tests.torture.scenes import Scene
+from tests.torture.kill_scenes import Scene
 from tests.torture.tracer import kill_at, run_traced
 
 Snapshot = Mapping[str, str]
@@ -51,8 +53,8 @@ class Ends:
     seconds: float
 
 
-def uninterrupted(scene: Scene, scratch: Path) -> Ends:
-    """Runs the scene as it is meant; counts its mutating calls."""
+def uninterrupted(scene: Scene, scratch: Path, *, twice: bool) -> Ends:
+    """Runs the scene as it is meant; counts its mutating calls. twice: and sees that it repeats itself."""
     folder = scene.copied(scratch / "whole")
     before, served = snapshot(folder, scene.dated), _serving(folder)
     traced = run_traced(lambda: scene.run(folder)[0], folder)
@@ -61,6 +63,8 @@ def uninterrupted(scene: Scene, scratch: Path) -> Ends:
     after = snapshot(folder, scene.dated)
     ends = (served, _serving(folder))
     shutil.rmtree(folder)
+    if not twice:
+        return Ends(before, after, ends, len(traced.calls), 0.5)
     timed = scene.copied(scratch / "timed")
     began = time.monotonic()
     strike(scene, timed, Kill(seconds=60.0))
@@ -182,11 +186,15 @@ def _deployed(folder: Path, path: Path) -> int:
     """The generation of which it is, whole, whatever its second file is called; 0: of none."""
     from edge_pslora.exporters import onnx_file
     from edge_pslora.exporters.onnx_read import open_model
+    from edge_pslora.exporters.run import open_onnx
 
     opened = Workspace.open(folder / "w")
     with open_model(path) as file:
         whole = onnx_file.digests(onnx_file.plan(file.model, file.sizes, None), file.weights)
         number = int(file.metadata["pslora.generation"])
+    inputs = {"x": np.zeros((2, 3), np.float32)}
+    if not np.isfinite(open_onnx(path, threads=1).run(inputs)).all():
+        return 0
     published = opened.generation(number).manifest.files[layout.ONNX]
     return number if whole == (published,) else 0
 
@@ -219,9 +227,13 @@ def _left(folder: Path) -> list[str]:
 
 
 def _serving(folder: Path) -> int:
+    """Its number; 0: none yet; -1: it is damaged or not there."""
     if not Workspace.exists(folder / "w"):
         return 0
-    current = Workspace.open(folder / "w").current()
+    try:
+        current = Workspace.open(folder / "w").current()
+    except EdgePsloraError:
+        return -1
     return 0 if current is None else current.number
 
 

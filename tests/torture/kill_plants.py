@@ -53,7 +53,6 @@ def _without_staging() -> None:
 def _leftovers() -> None:
     """What a killed writer left in the making is not removed."""
     durable.remove_leftovers = lambda folder, name: None
-    _import_pointer().remove_leftovers = lambda folder, name: None
     _ONLY.append("rollback")
 
 
@@ -95,12 +94,6 @@ def _resume_without_moments() -> None:
     real = FileCheckpoints.load
     FileCheckpoints.load = load  # type: ignore[method-assign]
     _ONLY.append("resume")
-
-
-def _import_pointer() -> Any:
-    from edge_pslora.workspace import pointer
-
-    return pointer
 
 
 PLANTS: Mapping[str, Callable[[], None]] = {

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.kill_once import snapshot
+from tests.torture.kill_scenes import DATED, Materials, Scene
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import DATED, Materials, Scene
 
 # 27 steps an epoch, and a checkpoint after every 50 steps
-_STEPS = 216
-_LONG = ("--epochs", "8", "--batch-size", "2", "--rank", "2", "--json")
+_STEPS = 108
+_LONG = ("--epochs", "4", "--batch-size", "2", "--rank", "2", "--json")
 _COMPARED = (
     *("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model.safetensors"),
     *("history.safetensors", "head.safetensors", "anchor.safetensors", "model.onnx"),

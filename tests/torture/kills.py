@@ -16,8 +16,9 @@ from pathlib import Path
 from tests.torture import kill_plants, kill_resume
 from tests.torture.forked import fast_folder, in_processes
 from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
+from tests.torture.kill_scenes import Materials, Scene, learning_scenes, light_scenes
+from tests.torture.kill_scenes_apply import apply_scenes
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import Materials, Scene, learning_scenes, light_scenes
 from tests.torture.tracer import permitted
 
 PLANTS = kill_plants.PLANTS
@@ -29,7 +30,7 @@ def run(plan: Plan) -> list[Row]:
     if not permitted():
         return [Row("kills", 0, 0, wanted=1, note="skipped: ptrace is not permitted here")]
     with fast_folder(plan) as folder:
-        made = Materials(folder / "made")
+        made = Materials(plan.shared or folder / "made")
         return in_processes(
             [partial(_learning, plan, made, folder), partial(_light, plan, made, folder)], folder
         )
@@ -37,16 +38,16 @@ def run(plan: Plan) -> list[Row]:
 
 def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     """What needs torch; it makes what both parts start from."""
+    only, known = kill_plants.only(), dict[str, Ends]()
     if not made.ready:
         made.make()
     scratch = folder / "learning"
     scratch.mkdir()
-    only, known = kill_plants.only(), dict[str, Ends]()
     scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
-    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(1, 100))
-    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(1, 30))
+    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(0, 1))
+    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(0, 2))
     if only is None:
-        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 4))
+        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 2))
     if only is None or "resume" in only:
         rows += kill_resume.rows(plan, made, scratch)
     return rows
@@ -62,20 +63,23 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch = folder / "light"
     scratch.mkdir()
     only, known = kill_plants.only(), dict[str, Ends]()
-    scenes = [scene for scene in light_scenes(made) if only is None or scene.name in only]
-    rows = _every_call(plan, scenes, known, scratch, plan.size(1, 12 if only is None else 3))
+    scenes = [
+        s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only
+    ]
+    rows = _every_call(plan, scenes, known, scratch, plan.size(0, 3 if only is None else 20))
     if only is None:
         rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
     return rows
 
 
 def _every_call(
-    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, step: int
+    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, most: int
 ) -> list[Row]:
-    """One row a scene. step: every so many calls."""
+    """One row a scene. most: so many of its calls, evenly; 0: all."""
     rows = []
     for scene in scenes:
-        known[scene.name] = ends = _ends(scene, scratch)
+        known[scene.name] = ends = _ends(plan, scene, scratch)
+        step = max(1, ends.calls // most) if most else 1
         kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
         found, note = _tried(tries, scratch)
@@ -96,7 +100,8 @@ def _at_random(
     for number in range(count):
         scene = rng.choice(scenes)
         ends = known[scene.name]
-        kills = [_random_kill(rng, ends) for _ in range(rng.choice((1, 1, 1, 1, 2, 3)))]
+        times = min(rng.choice((1, 1, 1, 1, 2, 3)), scene.most_kills)
+        kills = [_random_kill(rng, ends) for _ in range(times)]
         tries.append((f"try {number}, {scene.name}", scene, ends, kills))
     found, note = _tried(tries, scratch)
     what = "random kills of those with torch" if scenes[0].dated else "random kills"
@@ -128,9 +133,11 @@ def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
     return found, note
 
 
-def _ends(scene: Scene, scratch: Path) -> Ends:
+def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
     """Run once in this process before: what is imported then need not be in each child."""
-    folder = scene.copied(scratch / "warm")
-    scene.run(folder)
-    shutil.rmtree(folder)
-    return uninterrupted(scene, scratch)
+    light = not scene.dated
+    if light:  # the others ran here when what scenes start from was made
+        folder = scene.copied(scratch / "warm")
+        scene.run(folder)
+        shutil.rmtree(folder)
+    return uninterrupted(scene, scratch, twice=light or not plan.quick)
