@@ -34,7 +34,11 @@ REFUSALS = 0.05  # share of honest sessions that may be refused
 QUICK_STARTS = ("one session",)
 # labels that could be true: known digits that are called otherwise from now on, new ones that are all
 # called alike. Only the anchors speak against them, and fifty do not show every loss of a point.
-COULD_BE_TRUE = {"labels rotated": 0.1, "one label for all": 0.1}
+COULD_BE_TRUE = {
+    "labels rotated": 0.1,
+    "one label for all": 0.1,
+    "one row with noise, wrong label": 0.1,
+}
 
 
 @dataclass
