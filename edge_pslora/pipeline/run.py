@@ -99,6 +99,7 @@ def adapt(
     request = ModelRequest(model, weights, options, kept_options(read))
     if not Workspace.exists(path) and model is None:
         raise model_needed(path)
+    require_no_trial(path)  # again under the lock; here before the data are read
     with stages.stage("reading"):
         dataset = read_for(Path(data), read, path)
         train, held = parts(dataset, config.train.seed)

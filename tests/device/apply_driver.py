@@ -3,7 +3,8 @@
 Forks once to count the changing calls of the os module, then for n = 1, 1 + STEP, ...: the child works
 on a copy of TEMPLATE in ROOT/n and kills itself just before its n-th call. After each kill: who serves,
 whether everything that serves is whole, and what the same command makes of it. One JSON object a line:
-first the uninterrupted run's end. SICK: the health check fails.
+first the uninterrupted run's end. SICK: "sick", and the health check fails; "fault", and the pointer moves
+before the trial is noted.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.device import local_gate
+from edge_pslora.device import local_gate, trial
 from edge_pslora.device.apply import Request, apply
 from edge_pslora.device.health import HealthCheck
 from edge_pslora.errors import GateRefusedError
+from edge_pslora.workspace.pointer import replace_pointer
 from edge_pslora.workspace.status import describe_updates
 from edge_pslora.workspace.workspace import Workspace
 
@@ -49,6 +51,17 @@ def before_each(act: Callable[[int], None]) -> None:
 def judged(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """The child process changes nothing; it is not what is killed here."""
     return {"before": None, "after": None, "note": "not judged"}
+
+
+def pointer_first() -> None:
+    """The planted fault."""
+    real = trial.begin
+
+    def begin(workspace: Workspace, state: Any, generation: Any, counter: int) -> Any:
+        replace_pointer(workspace.path, generation.pointer())
+        return real(workspace, state, generation, counter)
+
+    trial.begin = begin
 
 
 def update(path: Path, root: Path, bundle: str, sick: bool) -> int:
@@ -85,6 +98,8 @@ def seen(path: Path) -> dict[str, Any]:
 def main(root: str, bundle: str, sick: str, template: str, place: str, step: str) -> None:
     assert not {"torch", "onnx"} & sys.modules.keys()
     local_gate._run = judged  # type: ignore[assignment]
+    if sick == "fault":
+        pointer_first()
     number, total = 0, 1
     while number <= total:
         path = Path(place) / str(number)

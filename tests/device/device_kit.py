@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from edge_pslora.exporters import onnx_file
 from edge_pslora.exporters.export_bundle import BundleOptions, export_bundle
 from edge_pslora.exporters.onnx_file import LAYOUT_KEY, Values
 from edge_pslora.signing.keys import load_signers, make_keys
-from edge_pslora.workspace.durable import new_file
+from edge_pslora.workspace.durable import make_folder, new_file, write_bytes
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.manifest import Manifest
@@ -124,8 +125,15 @@ class Publisher:
     def workspace(self) -> Workspace:
         return Workspace.open(self.path / "pub")
 
-    def add(self, weight: np.ndarray, *, labels: tuple[str, ...] = LABELS, **model: Any) -> int:
-        """One more generation, with anchors, served; model: for write_onnx."""
+    def add(
+        self,
+        weight: np.ndarray,
+        *,
+        labels: tuple[str, ...] = LABELS,
+        files: Mapping[str, bytes] | None = None,
+        **model: Any,
+    ) -> int:
+        """One more generation, with anchors, served; files: more of it; model: for write_onnx."""
         opened = self.workspace
         with writer_lock(opened.path):
             staged = opened.begin("0" * 64)
@@ -134,6 +142,9 @@ class Publisher:
             tensors = {"body": BODY, "pslora_head.weight": weight, "pslora_head.bias": bias}
             write_tensors(staged.folder / "model.safetensors", tensors, {"format": "pt"})
             write_anchors(staged.folder / "anchor.safetensors")
+            for name, data in (files or {}).items():
+                make_folder((staged.folder / name).parent)
+                write_bytes(staged.folder / name, data)
             current = opened.current()
             content = Manifest(
                 number=staged.number,

@@ -299,6 +299,22 @@ def test_a_graph_that_reaches_out_or_runs_for_ever_never_runs(made, device, tmp_
     assert device.served().number == 1
 
 
+def test_what_sessions_would_go_on_from_is_whole(made, device, tmp_path):
+    """Signed, but not what it should be: tensors that lie, an adapter of another rank."""
+    publisher = replace(made.publisher, path=tmp_path / "p")
+    shutil.copytree(made.publisher.path, publisher.path)
+    bad = (8).to_bytes(8, "little") + b'{"a":1} '
+    number = publisher.add(head(), files={"history.safetensors": bad})
+    with pytest.raises(BundleError, match=r"history\.safetensors"):
+        device.apply(publisher.bundle("memory", number))
+    adapter = {"adapter/adapter_config.json": b'{"peft_type":"LORA","r":3,"lora_alpha":1}'}
+    adapter["adapter/adapter_model.safetensors"] = (2).to_bytes(8, "little") + b"{}"
+    number = publisher.add(head(), files=adapter)
+    with pytest.raises(BundleError, match="adapter"):
+        device.apply(publisher.bundle("adapter", number))
+    assert device.served().number == 1
+
+
 def test_too_little_room_is_said_before_anything_is_fetched(made, device, monkeypatch):
     full = SimpleNamespace(f_bavail=1, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: full)

@@ -46,5 +46,14 @@ def test_killed_at_many_steps(case, made, scratch):
         assert row == end
 
 
+def test_a_pointer_that_moves_too_early_is_seen(made, scratch):
+    """The harness can fail: killed in between, the device would have a trial that nobody knows of."""
+    end, *rows = drive(made.publisher.root, made.two, "fault", made.device.path, scratch, 3)
+    calls = end.pop("calls")
+    assert len(rows) > calls / 4
+    ends = [{name: row[name] for name in end} for row in rows]
+    assert any(found != end for found in ends)
+
+
 def test_the_driver_counts_what_is_changed():
     assert {"fsync", "rename", "unlink"} <= set(apply_driver.CHANGING)

@@ -13,10 +13,12 @@ import pytest
 from tuf.ngclient._internal import trusted_metadata_set
 
 from edge_pslora.errors import BundleError, UsageError
-from edge_pslora.signing import trusted
+from edge_pslora.signing import release, trusted
+from edge_pslora.signing.repository import read_repository
 from edge_pslora.signing.sources import open_source
 from edge_pslora.signing.trusted import Verified, load_trust, publish, stream_target, verify
 from edge_pslora.workspace import durable
+from edge_pslora.workspace.lock import folder_lock
 from tests.signing.signing_kit import keys_in, soon
 from tests.signing.signing_kit import publish as make
 
@@ -184,6 +186,32 @@ def test_no_clock_makes_an_expired_bundle_fresh(place, keys, tmp_path, monkeypat
         place.verify(bundle=stale)
     _at(monkeypatch, 1970)
     place.verify()  # a clock that was never set stops no fresh bundle
+
+
+def test_a_rotation_is_followed_and_revokes_a_key(place, keys, tmp_path):
+    """Also where the device still has the files that the old keys signed."""
+    new, signers = keys
+    _, (fourth,) = keys_in(tmp_path / "fourth", 1, 1)
+    place.take()
+    before = tmp_path / "before"
+    shutil.copytree(place.bundle, before)
+    with folder_lock(place.bundle):
+        release.rotate(
+            read_repository(place.bundle),
+            remove=[new.ids[1]],
+            add=[fourth.public_key],
+            expires=soon(365),
+            signers=[*signers, fourth],
+        )
+    found = place.take()
+    assert found.root_version == 2
+    assert load_trust(place.folder, place.root).pinned == place.root.read_bytes()
+    # later than all else, but signed by the revoked key and one other: enough for the first root alone
+    make(before, FILES | {"more": b"1"}, signers[:2])
+    with pytest.raises(BundleError):
+        place.verify(bundle=before)
+    for name in ("root.json", "timestamp.json"):
+        assert (place.folder / name).read_bytes() == found.files[name]
 
 
 def test_any_beginning_of_a_publication_is_one_to_go_on_from(place, keys, tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ def count_parsers() -> None:
 
     noting(receive.text, "decode", "bundle.json")
     noting(assemble, "open_tensors", "a tensor file")
-    noting(assemble, "_check_onnx", "an ONNX file")
+    noting(assemble, "check_onnx", "an ONNX file")
     noting(replay, "open_delta", "a delta")
 
 
