@@ -14,7 +14,7 @@ from edge_pslora.exporters.onnx_publish import remove_interim, settle
 from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
 from edge_pslora.update.delta import Delta, OnnxPart
 from edge_pslora.update.replay import ReplayReport, replay
-from edge_pslora.workspace import layout
+from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.lock import folder_lock
 
 
@@ -67,6 +67,7 @@ def _bring(deployed: Path, described: Delta, part: OnnxPart, tensors: Mapping[st
             if data is not None and data.name != external_name(deployed):  # killed on its way
                 usual = onnx_file.plan(file.model, file.sizes, external_name(deployed))
                 settle(deployed, data, usual)
+            durable.fsync_folder(deployed.parent)  # killed after the rename, before this
             return
     given = {part.initializer(name): array for name, array in tensors.items()}
     given.pop("", None)

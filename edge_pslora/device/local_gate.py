@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.gate import decide
 from edge_pslora.errors import GateRefusedError, WorkspaceError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
@@ -30,12 +29,14 @@ _TIMES = 4
 
 @dataclass(frozen=True)
 class Judged:
-    """samples: the anchors that were judged by, 0 where none could be; else both accuracies."""
+    """samples: the anchors that were judged by; else 0, and note says why. before, after: the mean score
+    of the serving and the new model; p: how likely chance alone does such harm."""
 
     samples: int
     before: float | None = None
     after: float | None = None
     p: float | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -43,6 +44,7 @@ class Judged:
             "anchor_before": self.before,
             "anchor_after": self.after,
             "anchor_p": self.p,
+            "note": self.note,
         }
 
 
@@ -90,7 +92,9 @@ def judge(
         )
     before, after = answer["before"], answer["after"]
     if before is None or after is None:
-        return Judged(0)
+        return Judged(0, note=str(answer["note"]))
+    from edge_pslora.core.gate import decide  # numpy, of which a call with nothing new has no need
+
     decision = decide(GateConfig(), (), anchor_before=before, anchor_after=after)
     figures = decision.figures
     judged = Judged(len(after), figures.anchor_before, figures.anchor_after, figures.anchor_p)

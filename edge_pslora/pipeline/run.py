@@ -191,7 +191,10 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
         known = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
-        decision, figures = judge(config.gate, new, old, holdout, known, session, result.unseen)
+        sizes = {layer.name: layer.relative_norm for layer in result.layers}
+        decision, figures = judge(
+            config.gate, new, old, holdout, known, session, result.unseen, sizes
+        )
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)

@@ -243,7 +243,6 @@ class Workspace:
         target = self.generation(to)
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
-        durable.remove_leftovers(self.path, layout.CURRENT)
         staging.forget_published(self.path, self.generations())
         if state is not None and trial is not None:
             state = going_back(state, to)

@@ -48,7 +48,7 @@ def before_each(act: Callable[[int], None]) -> None:
 
 def judged(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """The child process changes nothing; it is not what is killed here."""
-    return {"before": None, "after": None}
+    return {"before": None, "after": None, "note": "not judged"}
 
 
 def update(path: Path, root: Path, bundle: str, sick: bool) -> int:

@@ -43,8 +43,11 @@ def head(labels: int = 2, *, swapped: bool = False) -> np.ndarray:
     return weight
 
 
-def write_onnx(path: Path, weight: np.ndarray, *, nodes: Any = None, generation: int = 1) -> None:
-    """model.onnx laid out as ours are; nodes: others than the model's own."""
+def write_onnx(
+    path: Path, weight: np.ndarray, *, nodes: Any = None, external: str = "", generation: int = 1
+) -> None:
+    """model.onnx laid out as ours are; nodes: others than the model's own; external: where a small
+    weight says that it lies."""
     named = {"body": BODY, "head.weight": weight, "head.bias": np.zeros(len(weight), np.float32)}
     graph = helper.make_graph(
         nodes
@@ -62,10 +65,40 @@ def write_onnx(path: Path, weight: np.ndarray, *, nodes: Any = None, generation:
     texts = {LAYOUT_KEY: json.dumps(layout), "pslora.generation": str(generation)}
     for key, value in sorted(texts.items()):
         model.metadata_props.add(key=key, value=value)
+    if external:
+        bias = model.graph.initializer[2]
+        bias.ClearField("raw_data")
+        onnx_file.refer(bias, external, 0, 8)
     large = {name: Values(array) for name, array in named.items() if array.nbytes >= 1024}
     parts = onnx_file.plan(model, {name: value.nbytes for name, value in large.items()}, None).model
     with new_file(path) as append:
         onnx_file.emit(parts, large, append)
+
+
+def constant(name: str, array: np.ndarray) -> Any:
+    """A node."""
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
+
+
+def loop_for_ever() -> list[Any]:
+    """while true: i += 1"""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["v", "v"], ["w"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, ["batch", 4]),
+        ],
+    )
+    return [
+        constant("true", np.array(True)),
+        helper.make_node("Loop", ["", "true", "x"], ["logits"], body=graph),
+    ]
 
 
 def anchors(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_pslora.device import assemble, receive
+from edge_pslora.device import assemble, local_gate, receive
 from edge_pslora.errors import (
     BundleError,
     EdgePsloraError,
@@ -19,7 +19,7 @@ from edge_pslora.errors import (
     WorkspaceLockedError,
 )
 from edge_pslora.workspace.update_state import read_state, replace_state, require_no_trial
-from tests.device.device_kit import SICK, HealthCheck, checked
+from tests.device.device_kit import SICK, HealthCheck, checked, head, loop_for_ever
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -82,7 +82,8 @@ def test_an_older_bundle_is_refused_also_after_a_rollback(made, device):
     assert state_of(device).counter == 2
     with pytest.raises(BundleError):
         device.apply(made.one)
-    assert device.apply(made.two).reason == "already taken; nothing to do"
+    report = device.apply(made.two)
+    assert (report.applied, report.serves, report.counter) == (False, False, 2)
     assert device.served().number == 1
 
 
@@ -282,6 +283,20 @@ def test_changed_payload_is_never_parsed(made, device, tmp_path, monkeypatch):
         with pytest.raises(BundleError, match="found more"):
             device.apply(folder)
         assert device.served().number == 1
+
+
+def test_a_graph_that_reaches_out_or_runs_for_ever_never_runs(made, device, tmp_path, monkeypatch):
+    """Signed or not: it is looked at before onnxruntime gets it."""
+    publisher = replace(made.publisher, path=tmp_path / "p")
+    shutil.copytree(made.publisher.path, publisher.path)
+    monkeypatch.setattr(local_gate, "judge", lambda *_: pytest.fail("it ran"))
+    number = publisher.add(head(), nodes=loop_for_ever())
+    with pytest.raises(BundleError, match="graphs of their own"):
+        device.apply(publisher.bundle("loop", number))
+    number = publisher.add(head(), external="/etc/passwd")
+    with pytest.raises(BundleError, match="passwd"):
+        device.apply(publisher.bundle("outside", number))
+    assert device.served().number == 1
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(made, device, monkeypatch):

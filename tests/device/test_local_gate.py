@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from edge_pslora.device import local_gate
 from edge_pslora.device.anchors import Anchors, score
@@ -15,38 +17,15 @@ from edge_pslora.models.encode_image import EncodedImages
 from edge_pslora.models.encode_text import EncodedTexts
 from edge_pslora.models.image_settings import ImageSettings
 from edge_pslora.tasks import TASKS
+from edge_pslora.workspace.reading import digest_file
+from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.update_state import read_state
-from tests.device.device_kit import LABELS, head, write_onnx
-
-
-def tensor(name, array):
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
-
-
-def loop_for_ever():
-    """while true: i += 1"""
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["v", "v"], ["w"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, ["batch", 4]),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, ["batch", 4]),
-        ],
-    )
-    return [
-        tensor("true", np.array(True)),
-        helper.make_node("Loop", ["", "true", "x"], ["logits"], body=graph),
-    ]
+from tests.device.device_kit import LABELS, constant, head, loop_for_ever, write_onnx
 
 
 def hog():
     return [
-        tensor("size", np.array([1 << 35], np.int64)),
+        constant("size", np.array([1 << 35], np.int64)),
         helper.make_node("ConstantOfShape", ["size"], ["much"]),
         helper.make_node("ReduceSum", ["much"], ["sum"], keepdims=0),
         helper.make_node("Add", ["x", "sum"], ["logits"]),
@@ -99,6 +78,19 @@ def test_without_anchors_it_has_to_run(device, tmp_path):
     assert judge(tmp_path, LABELS, device.workspace.header, None).samples == 0
     with pytest.raises(GateRefusedError, match="outputs of shape"):
         judge(tmp_path, ("a", "b", "c"), device.workspace.header, None)
+
+
+def test_anchors_that_are_of_no_use_are_named(device, tmp_path):
+    """They must not keep a device from ever taking an update."""
+    write_onnx(tmp_path / "model.onnx", head(swapped=True))
+    serving = device.served()
+    anchor = serving.path / "anchor.safetensors"
+    write_tensors(anchor, {"input.x": np.zeros((3, 4), np.float32)})
+    files = {**serving.manifest.files, "anchor.safetensors": digest_file(anchor)}
+    serving = replace(serving, manifest=replace(serving.manifest, files=files))
+    judged = judge(tmp_path, LABELS, device.workspace.header, serving)
+    assert judged.samples == 0
+    assert "anchor.safetensors" in judged.note
 
 
 def test_new_labels_do_not_count_as_forgetting(device, tmp_path):

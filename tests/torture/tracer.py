@@ -68,7 +68,8 @@ class Call:
 
     number: counted from 1. name: write, create, fsync, rename, link, unlink, mkdir, rmdir, symlink,
     mknod, truncate, ftruncate, fallocate, ... path: absolute; of a rename or link the old name, target
-    the new one. Where the trace was recorded (`record`): offset and data of a write, and its result.
+    the new one. Where the trace was recorded (`record`): offset and data of a write, the text of a
+    symlink as data, and its result.
     """
 
     number: int
@@ -237,6 +238,8 @@ class _Tracer:
             # by its descriptor: the file may have no name any more
             with Path(f"/proc/{pid}/fd/{descriptor}").open("rb") as file:
                 data = os.pread(file.fileno(), result, call.offset or 0)
+        elif call.name == "symlink" and result == 0:
+            data = os.fsencode(os.readlink(f"/proc/{pid}/root{call.path}"))  # noqa: PTH115
         self._result.calls[call.number - 1] = replace(call, data=data, result=result)
 
     def _describe(self, pid: int, registers: list[int]) -> tuple[Call | None, int]:
