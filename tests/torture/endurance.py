@@ -220,7 +220,7 @@ def _leaks() -> None:
         kept.append(os.open(self.path, os.O_RDONLY))
         kept.append(tempfile.mkstemp()[1])
         kept.append(bytearray(os.urandom(8 << 20)))
-        for _ in range(4 * len(kept)):
+        for _ in range(8 * len(kept)):
             describe_files(self.path)
         return real(self, staged, content, **more)
 
