@@ -144,7 +144,7 @@ def _older(world: World) -> Row:
 def _clocks(plan: Plan, world: World) -> list[Row]:
     """A clock at its beginning believes in no time before the newest that was signed."""
     expired = _copy(world.bundle, "expired")
-    w.reissue(expired, world.holders, days=-0.001)
+    w.reissue(expired, world.holders, expires=w.before_floor(world.device))
     wrong = []
     years = {1970: (expired,), 2100: (expired, world.bundle)}
     cases = 0
