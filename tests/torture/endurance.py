@@ -216,13 +216,13 @@ def _leaks() -> None:
     """At each publication a descriptor, a file and memory are kept, and time is spent on all before."""
     kept: list[object] = []
 
-    def publish(self: Workspace, staged: Path, content: Any) -> Any:
+    def publish(self: Workspace, staged: Path, content: Any, **more: Any) -> Any:
         kept.append(os.open(self.path, os.O_RDONLY))
         kept.append(tempfile.mkstemp()[1])
         kept.append(bytearray(os.urandom(8 << 20)))
-        for _ in range(4 * len(kept)):
+        for _ in range(8 * len(kept)):
             describe_files(self.path)
-        return real(self, staged, content)
+        return real(self, staged, content, **more)
 
     real = Workspace.publish
     Workspace.publish = publish  # type: ignore[method-assign]
