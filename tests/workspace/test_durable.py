@@ -78,6 +78,14 @@ def test_a_folder_that_is_there_is_named_durably_too(tmp_path, log):
     assert log == [("fsync", str(tmp_path))]
 
 
+def test_the_names_of_all_parents_can_be_made_durable(tmp_path, log):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    durable.sync_parents(tmp_path / "a" / "b")
+    synced = [path for _, path in log]
+    assert synced[:3] == [str(tmp_path / "a"), str(tmp_path), str(tmp_path.parent)]
+    assert {name for name, _ in log} == {"fsync"}
+
+
 def test_publish_refuses_an_existing_target_and_links(tmp_path):
     (tmp_path / "staged").mkdir()
     (tmp_path / "final").mkdir()
