@@ -18,7 +18,12 @@ from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
-from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.candidate import (
+    Candidate,
+    require_room,
+    session_metrics,
+    write_candidate,
+)
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -156,6 +161,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
+    # before the training, not after it
+    floats = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    require_room(workspace.path, 4 * floats, config)
     staged = workspace.begin(digest)
     with open_base(workspace.base, model) as base_weights:
         result = run_session(
