@@ -45,7 +45,12 @@ def main() -> int:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    own = (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.InvalidArgument)
+    own: tuple[type[Exception], ...] = (
+        states.Fail,
+        states.InvalidGraph,
+        states.InvalidProtobuf,
+        states.InvalidArgument,
+    )
     own += (states.NoSuchFile, states.NotImplemented, states.RuntimeException)
     plain = (RuntimeError, ValueError, TypeError, OSError, MemoryError, LookupError)
     path, given = sys.argv[1], json.loads(sys.argv[2])
