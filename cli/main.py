@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.cli import adapt, demo, export, inspect, measure, moves, replay
+from edge_pslora.cli import (
+    adapt,
+    apply,
+    bundle,
+    demo,
+    export,
+    inspect,
+    keys,
+    measure,
+    moves,
+    replay,
+)
 from edge_pslora.cli.output import print_json, printable
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
@@ -32,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-_LEARN, _LOOK, _MOVE = "Learn", "Look", "Move"
+_LEARN, _LOOK, _MOVE, _UPDATE = "Learn", "Look", "Move", "Update"
 app.command(rich_help_panel=_LEARN)(demo.demo)
 app.command(rich_help_panel=_LEARN)(adapt.adapt)
 app.command(rich_help_panel=_LOOK)(inspect.inspect)
@@ -43,6 +54,10 @@ app.command(rich_help_panel=_MOVE)(moves.rollback)
 app.command(rich_help_panel=_MOVE)(export.export)
 app.command(rich_help_panel=_MOVE)(replay.replay)
 app.command(rich_help_panel=_MOVE)(moves.merge)
+app.add_typer(keys.app, name="keys", rich_help_panel=_UPDATE)
+app.command(rich_help_panel=_UPDATE)(bundle.bundle)
+app.command(rich_help_panel=_UPDATE)(apply.verify)
+app.command(rich_help_panel=_UPDATE)(apply.apply)
 
 
 def _print_version(asked: bool) -> None:

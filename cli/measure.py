@@ -132,6 +132,8 @@ def _describe_status(facts: dict[str, Any]) -> list[str]:
         ("history", _describe_history(facts)),
         ("disk", format_size(facts["disk_bytes"])),
     ]
+    if facts["updates"] is not None:
+        rows += _describe_updates(facts["updates"])
     lines = [facts["workspace"], *columns(rows)]
     if facts["generations"]:
         checked = facts["verified"] or bool(facts["damage"])
@@ -142,8 +144,27 @@ def _describe_status(facts: dict[str, Any]) -> list[str]:
     return lines + [f"damaged: {line}" for line in facts["damage"]]
 
 
+def _describe_updates(updates: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows on signed updates; "?" is what could not be read."""
+    known = {name: "?" if value is None else value for name, value in updates.items()}
+    rows = [("updates", f"counter {known['counter']}, for {known['device_class']}")]
+    if updates["failed_counter"]:
+        rows.append(("refused", f"the bundle with counter {updates['failed_counter']}"))
+    trial = updates["trial"]
+    if trial is not None:
+        then = "nothing" if trial["previous"] is None else f"generation {trial['previous']}"
+        words = f"generation {trial['generation']}, {trial['attempts']} health checks; else {then}"
+        rows.append(("on trial", words))
+    rows.append(("trust", f"root {known['root_version']}, metadata until {known['expires']}"))
+    return rows
+
+
 def _describe_history(facts: dict[str, Any]) -> str:
     size = format_size(facts["history_bytes"])
+    if not facts[
+        "history_bytes"
+    ]:  # a signed update came without it: its certificate is of another's
+        return "none here"
     entries, weight = (
         facts["certificate"].get(name) for name in ("proven_signs", "sign_agreement")
     )

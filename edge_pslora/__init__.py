@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         paper_preset,
         sequential_preset,
     )
+    from edge_pslora.core.drift import DriftDetector
     from edge_pslora.errors import EdgePsloraError
     from edge_pslora.evaluation import evaluate
     from edge_pslora.merge_files import merge
@@ -46,6 +47,7 @@ __all__ = [
     "AdaptConfig",
     "AdaptResult",
     "BudgetConfig",
+    "DriftDetector",
     "EdgePsloraError",
     "GateConfig",
     "HeadConfig",
@@ -67,6 +69,7 @@ _HOMES = {
     "AdaptConfig": _CONFIG,
     "AdaptResult": "edge_pslora.pipeline",
     "BudgetConfig": _CONFIG,
+    "DriftDetector": "edge_pslora.core.drift",
     "EdgePsloraError": "edge_pslora.errors",
     "GateConfig": _CONFIG,
     "HeadConfig": _CONFIG,

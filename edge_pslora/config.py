@@ -14,6 +14,8 @@ HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
+Precision = Literal["auto", "float32", "bf16"]
+PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
@@ -30,6 +32,10 @@ def _require(condition: bool, where: str, expected: str, found: object) -> None:
     if not condition:
         raise UsageError(where, expected=expected, found=repr(found), remedy="change the option")
 
+
+# |D| / |W0| of a layer (Frobenius). Hu et al. 2021 (LoRA), table 7, have 6.91 / 61.95 = 0.11 for GPT-3;
+# sessions here 0.01 to 0.02. An update as large as the weights is another model, or a wrong scale.
+MAX_UPDATE = 1.0
 
 FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "int12", "bf16", "float32")  # smallest first
 
@@ -172,6 +178,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How a session is computed, where TrainConfig says what. None and "auto": planned from the model,
+    the data, the processor and the budgets (training/plan.py has what came of it).
+
+    precision: of the frozen base's products in training; the head's statistics, the merge and all
+    checks stay in float32. micro_batch: samples at once; gradients add up to the batch's.
+    checkpointing: activations are computed again in the backward pass instead of kept.
+    prefix_cache: what is kept of the layers below the lowest adapter, so that they run once a session.
+    adapt_depth: share of the layers, counted from the top, that may get adapters.
+    """
+
+    precision: Precision = "auto"
+    micro_batch: int | None = None
+    checkpointing: bool | None = None
+    prefix_cache: PrefixCache = "auto"
+    adapt_depth: float = 1.0
+
+    def __post_init__(self) -> None:
+        size, depth = self.micro_batch, self.adapt_depth
+        _require(size is None or size >= 1, "--micro-batch", "at least 1", size)
+        _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """Limits in bytes and seconds; None means no limit.
 
@@ -193,12 +223,14 @@ class GateConfig:
     targets' spread where outputs are values. max_onnx_rel_error: the same as a share of the largest
     output: float32 has seven digits, and a language model's logits reach 100. One of the two has to
     hold, and no prediction may differ (exporters/parity.py, also for other dtypes), forced or not.
+    max_update: of a layer's update, relative to its base weights.
     """
 
     max_forgetting: float = 0.01
     significance: float = 0.05
     max_onnx_abs_error: float = 1e-4
     max_onnx_rel_error: float = 1e-5
+    max_update: float = MAX_UPDATE
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -214,6 +246,7 @@ class AdaptConfig:
     merge: MergeRule = "constructive"
     head: HeadConfig = field(default_factory=HeadConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

@@ -20,7 +20,7 @@ from edge_pslora.exporters.onnx_file import Stored
 from edge_pslora.exporters.onnx_patch import proven, write_patched
 from edge_pslora.exporters.onnx_publish import remove_interim, settle
 from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
-from edge_pslora.workspace import layout, strict_json
+from edge_pslora.workspace import durable, layout, strict_json
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import folder_lock
 from edge_pslora.workspace.reading import FileDigest, digest_file
@@ -90,6 +90,7 @@ def _bring(
         if old.data is not None and old.data.name != external_name(out):  # killed on its way
             planned = onnx_file.plan(old.model, old.sizes, external_name(out))
             settle(out, old.data, planned)
+        durable.fsync_folder(out.parent)  # killed after the rename, before this
         return None
     payloads = {name: kept.get(name, weight) for name, weight in new.weights.items()}
     proof = proven(out, new.model, payloads, expected, WorkspaceError)

@@ -16,9 +16,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from edge_pslora.errors import InputError, ModelError
+from edge_pslora.exporters.onnx_proto import (
+    EXTERNAL,
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_RAW_DATA,
+    Graph,
+    Model,
+    Tensor,
+)
 from edge_pslora.workspace.durable import Append
 from edge_pslora.workspace.reading import FileDigest, read_into
 
@@ -29,11 +37,6 @@ LARGE = 1024  # bytes: shapes and scalars always stay in the model
 ALIGNMENT = 4096  # bytes: a runtime maps whole pages
 _BLOCK = 1 << 20
 _SMALL_BLOCK = 1 << 17
-
-# field numbers of onnx.proto
-MODEL_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
-GRAPH_INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
-TENSOR_RAW_DATA = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
 
 Segment = bytes | str  # a str is the name of a weight, whose bytes stand there
 
@@ -127,7 +130,7 @@ class Plan:
         return (self.model,) if self.data is None else (self.model, self.data)
 
 
-def plan(model: onnx.ModelProto, sizes: Mapping[str, int], data_name: str | None) -> Plan:
+def plan(model: Model, sizes: Mapping[str, int], data_name: str | None) -> Plan:
     """The layout of a model.
 
     Args:
@@ -135,7 +138,7 @@ def plan(model: onnx.ModelProto, sizes: Mapping[str, int], data_name: str | None
         sizes: bytes of the large weights.
         data_name: of the file beside, for its own; None: one file.
     """
-    light = onnx.ModelProto()
+    light = type(model)()  # ours, or the package's
     light.CopyFrom(model)
     stubs = take_initializers(light.graph, sizes)
     for stub in stubs:
@@ -154,14 +157,14 @@ def plan(model: onnx.ModelProto, sizes: Mapping[str, int], data_name: str | None
     return Plan((light.SerializeToString(deterministic=True),), tuple(data))
 
 
-def refer(stub: onnx.TensorProto, data_name: str, offset: int, length: int) -> None:
+def refer(stub: Tensor, data_name: str, offset: int, length: int) -> None:
     """Turn an initializer without data into a reference to bytes of a file beside the model."""
-    stub.data_location = onnx.TensorProto.EXTERNAL
+    stub.data_location = EXTERNAL
     for key, value in (("location", data_name), ("offset", offset), ("length", length)):
         stub.external_data.add(key=key, value=str(value))
 
 
-def take_initializers(graph: onnx.GraphProto, names: Mapping[str, Any]) -> list[onnx.TensorProto]:
+def take_initializers(graph: Graph, names: Mapping[str, Any]) -> list[Tensor]:
     """Remove and return the initializers with these names, in order."""
     taken = [tensor for tensor in graph.initializer if tensor.name in names]
     kept = [tensor for tensor in graph.initializer if tensor.name not in names]
@@ -210,7 +213,7 @@ def _digest(segments: Iterable[Segment], weights: Mapping[str, Stored]) -> FileD
 
 
 def _one_file(
-    light: onnx.ModelProto, stubs: Iterable[onnx.TensorProto], sizes: Mapping[str, int]
+    light: Model, stubs: Iterable[Tensor], sizes: Mapping[str, int]
 ) -> tuple[Segment, ...]:
     weights: list[Segment] = []
     for stub in stubs:

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import onnx
 
 from edge_pslora.errors import InputError, ModelError
 from edge_pslora.exporters import onnx_file as layout
 from edge_pslora.exporters.onnx_file import LARGE, LAYOUT_KEY, Payload, Stored, Values
+from edge_pslora.exporters.onnx_proto import (
+    DTYPES,
+    Graph,
+    Model,
+    ModelProto,
+    Tensor,
+    TensorProto,
+)
 from edge_pslora.exporters.onnx_publish import Proof, publish_model, remove_interim
 from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
 from edge_pslora.workspace import durable
@@ -83,7 +90,7 @@ def patch_onnx(
 
 def write_patched(
     out: Path,
-    model: onnx.ModelProto,
+    model: Model,
     payloads: Mapping[str, Payload],
     *,
     external: bool,
@@ -99,7 +106,7 @@ def write_patched(
 
 def proven(
     out: Path,
-    model: onnx.ModelProto,
+    model: Model,
     payloads: Mapping[str, Payload],
     expected: tuple[FileDigest, ...],
     error: type[InputError] = ModelError,
@@ -126,12 +133,12 @@ def with_tensors(
     tensors: Mapping[str, Array],
     metadata: Mapping[str, str],
     error: type[InputError] = ModelError,
-) -> tuple[onnx.ModelProto, dict[str, Payload]]:
+) -> tuple[Model, dict[str, Payload]]:
     """The model of `file` with other values, and where the bytes of its large weights are.
 
     A given value that the file has already stays the file's: then the kernel copies it.
     """
-    model = onnx.ModelProto()
+    model = ModelProto()
     model.CopyFrom(file.model)
     stubs = {stub.name: stub for stub in model.graph.initializer}
     payloads: dict[str, Payload] = dict(file.weights)
@@ -160,14 +167,14 @@ def with_tensors(
 def _check_names(
     file: ModelFile,
     tensors: Mapping[str, Array],
-    stubs: Mapping[str, onnx.TensorProto],
+    stubs: Mapping[str, Tensor],
     error: type[InputError],
 ) -> None:
     for name, array in tensors.items():
         stub = stubs.get(name)
         if stub is None or name not in file.named:
             raise _unfit(file.path, name, "a weight of the file", "no such weight", error)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(stub.data_type)
+        dtype = DTYPES.get(stub.data_type)
         if array.dtype != dtype:
             raise _unfit(file.path, name, str(dtype), str(array.dtype), error)
         if not (name in file.weights or stub.HasField("raw_data")):
@@ -175,8 +182,8 @@ def _check_names(
 
 
 def _resize(
-    graph: onnx.GraphProto,
-    stub: onnx.TensorProto,
+    graph: Graph,
+    stub: Tensor,
     shape: tuple[int, ...],
     path: Path,
     error: type[InputError],
@@ -193,7 +200,7 @@ def _resize(
     last.dim_value = shape[0]
 
 
-def _check_head(graph: onnx.GraphProto, path: Path, error: type[InputError]) -> None:
+def _check_head(graph: Graph, path: Path, error: type[InputError]) -> None:
     """A head of another size is one Linear, the last step, with one row and one bias for each output.
 
     Then no shape inside the graph but its own tells how many there are.
@@ -212,17 +219,17 @@ def _check_head(graph: onnx.GraphProto, path: Path, error: type[InputError]) -> 
         raise _unfit(path, "head", "one Linear as the last step", "another head", error)
 
 
-def _in_order(graph: onnx.GraphProto, large: Iterable[str]) -> None:
+def _in_order(graph: Graph, large: Iterable[str]) -> None:
     """Small initializers before large ones, each in the order in which value_info names them all."""
     order = {info.name: index for index, info in enumerate(graph.value_info)}
     names = set(large)
-    found = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer]
+    found = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer]
     found.sort(key=lambda tensor: (tensor.name in names, order.get(tensor.name, len(order))))
     del graph.initializer[:]
     graph.initializer.extend(found)
 
 
-def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+def _set_metadata(model: Model, metadata: Mapping[str, str]) -> None:
     """As the exporter orders it: by key."""
     del model.metadata_props[:]
     for key, value in sorted(metadata.items()):

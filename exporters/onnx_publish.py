@@ -14,11 +14,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import onnx
-
 from edge_pslora.errors import ModelError
 from edge_pslora.exporters import onnx_file as layout
 from edge_pslora.exporters.onnx_file import Payload, Plan, Segment, Stored
+from edge_pslora.exporters.onnx_proto import Model
 from edge_pslora.exporters.onnx_read import external_name, is_interim
 from edge_pslora.workspace import durable
 
@@ -29,7 +28,7 @@ Proof = Callable[[Mapping[str, Stored]], None]
 
 def publish_model(
     out: Path,
-    model: onnx.ModelProto,
+    model: Model,
     payloads: Mapping[str, Payload],
     *,
     external: bool,

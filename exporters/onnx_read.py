@@ -12,20 +12,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import onnx
 from google.protobuf.message import DecodeError
 
 from edge_pslora.errors import InputError, ModelError
 from edge_pslora.exporters import onnx_file as layout
 from edge_pslora.exporters.onnx_file import Stored
+from edge_pslora.exporters.onnx_proto import (
+    DTYPES,
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    TENSOR_RAW_DATA,
+    Model,
+    ModelProto,
+    Tensor,
+    TensorProto,
+)
 from edge_pslora.workspace.reading import open_regular, read_exactly
 
 MAX_MODEL = 64 << 20  # bytes of all that is not a large weight
 _WINDOW = 1 << 18
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-Message = TypeVar("Message", onnx.ModelProto, onnx.TensorProto)
 _REMEDY = "give a model.onnx that edge-pslora wrote, or export again in full"
 
 
@@ -39,7 +47,7 @@ class ModelFile:
     """
 
     path: Path
-    model: onnx.ModelProto
+    model: Model
     weights: Mapping[str, Stored]
     data: Path | None
     metadata: Mapping[str, str]
@@ -51,7 +59,7 @@ class ModelFile:
         return {name: weight.nbytes for name, weight in self.weights.items()}
 
     @property
-    def initializers(self) -> dict[str, onnx.TensorProto]:
+    def initializers(self) -> dict[str, Tensor]:
         return {tensor.name: tensor for tensor in self.model.graph.initializer}
 
 
@@ -112,13 +120,13 @@ def _opened(path: Path, error: type[InputError]) -> Iterator[tuple[int, int]]:
 
 def _light(
     descriptor: int, size: int, path: Path, error: type[InputError]
-) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
+) -> tuple[Model, dict[str, tuple[int, int]]]:
     """The model without the raw data of large initializers; (offset, length) of those, by name."""
     reader = _Reader(descriptor, path, error)
     model, graph = bytearray(), bytearray()
     places: dict[str, tuple[int, int]] = {}
     for field in reader.fields(0, size):
-        if field.number != layout.MODEL_GRAPH or field.wire != _BYTES:
+        if field.number != MODEL_GRAPH or field.wire != _BYTES:
             reader.keep(field.start, field.end, model)
             continue
         for part in reader.fields(field.body, field.end):
@@ -129,13 +137,13 @@ def _light(
             stub = bytearray()
             reader.keep(part.body, raw.start, stub)
             reader.keep(raw.end, part.end, stub)
-            name = reader.parse(onnx.TensorProto(), stub).name
+            name = reader.parse(TensorProto(), stub).name
             if name in places:
                 raise reader.bad("weights with names of their own", f"{name} twice")
             places[name] = (raw.body, raw.end - raw.body)
-            graph += layout.field_head(layout.GRAPH_INITIALIZER, len(stub)) + stub
-        model += layout.field_head(layout.MODEL_GRAPH, len(graph)) + graph
-    return reader.parse(onnx.ModelProto(), model), places
+            graph += layout.field_head(GRAPH_INITIALIZER, len(stub)) + stub
+        model += layout.field_head(MODEL_GRAPH, len(graph)) + graph
+    return reader.parse(ModelProto(), model), places
 
 
 @dataclass(frozen=True)
@@ -179,11 +187,11 @@ class _Reader:
 
     def large_raw(self, field: _Field) -> _Field | None:
         """The raw data of an initializer of the graph, if that is what it is, and it is large."""
-        initializer = field.number == layout.GRAPH_INITIALIZER and field.wire == _BYTES
+        initializer = field.number == GRAPH_INITIALIZER and field.wire == _BYTES
         if not initializer or field.end - field.body < layout.LARGE:
             return None
         for part in self.fields(field.body, field.end):
-            raw = part.number == layout.TENSOR_RAW_DATA and part.wire == _BYTES
+            raw = part.number == TENSOR_RAW_DATA and part.wire == _BYTES
             if raw and part.end - part.body >= layout.LARGE:
                 return part
         return None
@@ -199,7 +207,7 @@ class _Reader:
         else:
             into += read_exactly(self.descriptor, start, end - start, self.path, error=self.error)
 
-    def parse(self, message: Message, data: bytearray) -> Message:
+    def parse(self, message: Any, data: bytearray) -> Any:
         try:
             message.ParseFromString(bytes(data))
         except DecodeError as problem:
@@ -222,7 +230,7 @@ class _Reader:
         raise self.bad("an ONNX file", f"no protobuf field at {start}")
 
 
-def _data_path(model: onnx.ModelProto, path: Path, error: type[InputError]) -> Path | None:
+def _data_path(model: Model, path: Path, error: type[InputError]) -> Path | None:
     """The one file that the large weights refer to; beside the model and named after it."""
     names = {
         entry.value
@@ -244,7 +252,7 @@ def _data_path(model: onnx.ModelProto, path: Path, error: type[InputError]) -> P
 
 
 def _references(
-    model: onnx.ModelProto, descriptor: int, data: Path, error: type[InputError]
+    model: Model, descriptor: int, data: Path, error: type[InputError]
 ) -> dict[str, Stored]:
     weights = {}
     for tensor in model.graph.initializer:
@@ -264,7 +272,7 @@ def _references(
 
 
 def _named(
-    model: onnx.ModelProto, metadata: Mapping[str, str], path: Path, error: type[InputError]
+    model: Model, metadata: Mapping[str, str], path: Path, error: type[InputError]
 ) -> frozenset[str]:
     """`pslora.layout` names weights of the file, and only transforms that are known."""
     names = {tensor.name for tensor in model.graph.initializer}
@@ -295,11 +303,8 @@ def _check_weights(file: ModelFile, error: type[InputError]) -> None:
     stubs = file.initializers
     for name, weight in file.weights.items():
         stub = stubs[name]
-        try:
-            itemsize = onnx.helper.tensor_dtype_to_np_dtype(stub.data_type).itemsize
-        except KeyError:
-            itemsize = 0
-        size = itemsize
+        dtype = DTYPES.get(stub.data_type)
+        size = 0 if dtype is None else dtype.itemsize
         for dim in stub.dims:
             size *= dim
         if size != weight.nbytes:

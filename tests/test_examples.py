@@ -76,6 +76,9 @@ def test_adapt_table_and_then_switch_between_its_generations(tmp_path):
     lines = _run("switch_adapters.py", tmp_path / "out", tmp_path / "test.npz")
     assert [line.split(", ")[1] for line in lines] == ["4 labels", "7 labels", "10 labels"]
     assert _number(lines[0]) < 0.45 < 0.85 < _number(lines[2])
+    lines = _run("watch_for_drift.py", tmp_path / "workspace", tmp_path / "test.npz")
+    assert lines[0] == "1000 images as before: 0 alarms"
+    assert 0 < _number(lines[1]) <= 200
 
 
 def test_own_module_and_then_run_on_a_device(tmp_path):

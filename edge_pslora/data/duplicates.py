@@ -51,6 +51,19 @@ def row_digests(samples: Samples) -> npt.NDArray[np.uint64]:
     return found
 
 
+def require_different(dataset: Dataset) -> None:
+    """Raises DataError: one training row again and again. There is nothing to learn from it, and the
+    model would learn nothing else."""
+    count = len(dataset.train)
+    if count > 1 and len(np.unique(row_digests(dataset.train))) == 1:
+        raise DataError(
+            dataset.source,
+            expected="training samples that differ",
+            found=f"{count} times the same",
+            remedy="look at what records them",
+        )
+
+
 def without_duplicates(dataset: Dataset) -> Dataset:
     """The data without training rows that equal an earlier one, or one of the valid part, in input and
     target. The same input with another target stays: that is noise to learn from, not a copy.

@@ -5,7 +5,7 @@ What is judged is the file that a device will run, in onnxruntime, not the torch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.gate import GateDecision, decide
+from edge_pslora.core.agreement import association_p
+from edge_pslora.core.gate import NOTHING_LEARNED, GateDecision, LabelEvidence, decide
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
-from edge_pslora.tasks import TASKS
+from edge_pslora.tasks import TASKS, Task
 from edge_pslora.tasks.types import Measures
-from edge_pslora.training.batches import sorted_batches
+from edge_pslora.training.batches import sorted_batches, spread
 from edge_pslora.training.head import Head
+from edge_pslora.training.head_session import Unseen
 
 BATCH = 32
+MOST_ASKED = 1000  # training samples that the serving model is asked about
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,14 @@ def judge(
     old: tuple[OnnxRunner, Head] | None,
     holdout: Held,
     anchors: HeldAnchors | None,
-    train_targets: npt.NDArray[Any],
+    train: Held,
+    unseen: Unseen | None = None,
+    updates: Mapping[str, float] | None = None,
 ) -> tuple[GateDecision, dict[str, Any]]:
     """The gate's decision, and the figures for the manifest.
+
+    train: the session's training samples, for what the serving model makes of their labels. unseen:
+    what heads that have not seen them make of some. updates: layer -> |D| / |W0|.
 
     On the anchor set, labels that the old model did not know do not compete for the decision: a new
     class must not count as forgetting. Both figures are reported, and "by_session": for every earlier
@@ -110,7 +118,7 @@ def judge(
     figures: dict[str, Any] = {f"{name}_after": value for name, value in after.figures.items()}
     figures |= {"accuracy_before": None, "retention": None, "by_session": []}
     figures |= {"anchor_before": None, "anchor_after": None, "anchor_after_all_labels": None}
-    before = anchor_old = anchor_new = None
+    before = anchor_old = anchor_new = labels = None
     if old is not None:
         old_runner, old_head = old
         old_head = replace(old_head, values=head.values)  # both in the same unit
@@ -126,7 +134,9 @@ def judge(
             figures["anchor_after_all_labels"] = everything.accuracy
             figures["by_session"] = _by_session(everything, anchors, head)
             figures["retention"] = anchor_new.accuracy / reached if reached > 0 else None
-    floor = task.constant(train_targets, holdout.targets, head.target_scale)
+            models = ((old_runner, old_head), head)
+            labels = _evidence(*models, (before, after), holdout, train, unseen, anchor_old)
+    floor = task.constant(train.targets, holdout.targets, head.target_scale)
     decision = decide(
         config,
         after.scores,
@@ -134,10 +144,93 @@ def judge(
         anchor_before=None if anchor_old is None else anchor_old.scores,
         anchor_after=None if anchor_new is None else anchor_new.scores,
         floor=None if floor is None else floor.tolist(),
+        labels=labels,
+        updates=updates,
     )
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p
+    figures["learned_p"] = decision.figures.learned_p
+    figures["known_p"] = decision.figures.known_p
+    figures["contradicted_p"] = decision.figures.contradicted_p
+    figures["gained_p"] = decision.figures.gained_p
     return decision, figures
+
+
+def _evidence(
+    old: tuple[OnnxRunner, Head],
+    head: Head,
+    on_holdout: tuple[Judged, Judged],
+    holdout: Held,
+    train: Held,
+    unseen: Unseen | None,
+    anchors: Judged,
+) -> LabelEvidence | None:
+    """What speaks for the session's labels; None: this kind of task does not tell.
+
+    The serving model has seen none of the session's samples, so all of them say what it makes of them.
+
+    Args:
+        on_holdout: the serving model, and the new one.
+        anchors: the serving model.
+    """
+    runner, old_head = old
+    task = TASKS[head.task_type]
+    if task.answers is None:
+        return None
+    rows = unseen.rows if unseen is not None else spread(len(train.targets), MOST_ASKED)
+    asked = Held(_Part(train.inputs, rows), train.targets[rows])
+    served = judged(runner, asked, old_head)[0].measures
+    known = _familiar(task, asked.targets, old_head), _familiar(task, holdout.targets, old_head)
+    before, after = (found.measures for found in on_holdout)
+    targets = np.concatenate([holdout.targets[known[1]], asked.targets[known[0]]])
+    both = {
+        name: np.concatenate([values[known[1]], served[name][known[0]]])
+        for name, values in before.items()
+    }
+    learned, labels, sure = after, holdout.targets, known[1]
+    old_scores = before["score"][known[1]]
+    if unseen is not None:
+        more = task.measure(unseen.logits, asked.targets, {}, head.labels, head.target_scale)
+        learned = {name: np.concatenate([values, more[name]]) for name, values in after.items()}
+        labels, sure = np.concatenate([labels, asked.targets]), np.concatenate([sure, known[0]])
+        old_scores = np.concatenate([old_scores, served["score"][known[0]]])
+    return LabelEvidence(
+        association_p(*task.answers(learned, labels), NOTHING_LEARNED),
+        association_p(*task.answers(both, targets), NOTHING_LEARNED),
+        int((both["score"] == 1).sum()),
+        len(targets),
+        int((anchors.measures["score"] == 1).sum()),
+        len(anchors.measures["score"]),
+        before=old_scores.tolist(),
+        after=learned["score"][sure].tolist(),
+    )
+
+
+def _familiar(task: Task, targets: npt.NDArray[Any], head: Head) -> npt.NDArray[np.bool_]:
+    """Of which samples the head knows all labels."""
+    labels = set(head.labels)
+    found = [task.labels_in(targets[i : i + 1]) <= labels for i in range(len(targets))]
+    return np.array(found, np.bool_)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the samples of other inputs."""
+
+    whole: EncodedInputs
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: npt.NDArray[np.int64]) -> dict[str, Any]:
+        return self.whole.batch(self.rows[indices])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return self.whole.lengths()[self.rows]
+
+    def to_arrays(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        return self.whole.to_arrays(self.rows[indices])
 
 
 def _by_session(found: Judged, anchors: HeldAnchors, head: Head) -> list[tuple[int, float]]:

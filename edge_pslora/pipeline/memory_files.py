@@ -89,7 +89,20 @@ def load_merged(model: LoadedModel, generation: Generation) -> None:
 
 
 def load_memory(generation: Generation) -> Memory:
-    """What the generation's session remembered."""
+    """What the generation's session remembered.
+
+    Raises:
+        WorkspaceError: damaged, or a signed update brought the generation without it.
+    """
+    absent = [name for name in (layout.HISTORY, layout.HEAD) if not generation.has(name)]
+    if absent and "bundle" in generation.manifest.metrics:
+        raise WorkspaceError(
+            str(generation.path),
+            expected="what a session goes on from",
+            found=f"no {' and no '.join(absent)}: the bundle that it came by ships what serving needs",
+            remedy="apply one made with `edge-pslora bundle --learn`, or roll back to a generation that "
+            "has them",
+        )
     history = _read(generation, layout.HISTORY)
     head = _read(generation, layout.HEAD)
     running = None

@@ -22,6 +22,10 @@ from edge_pslora.training.targets import Target, find_targets
 from edge_pslora.workspace.generation import Generation
 
 HOLDOUT_SHARE = 0.1
+LEAST_HOLDOUT = (
+    50  # of these the gate can tell noise from harm; a small session gives up to a fifth
+)
+MOST_HOLDOUT_SHARE = 0.2
 MAX_HOLDOUT = 1000
 
 
@@ -30,10 +34,10 @@ def task_name(task: str | None, data: Path) -> str:
 
 
 def parts(dataset: Dataset, seed: int) -> tuple[Samples, Samples]:
-    """(training, holdout): the valid part where there is one, else a tenth of each class."""
+    """(training, holdout): the valid part where there is one, else a share of each class."""
     train, held = dataset.train, dataset.valid
     if held is None:
-        train, held = split(train, HOLDOUT_SHARE, seed)
+        train, held = split(train, holdout_share(len(train)), seed)
     if len(held) == 0 or len(train) == 0:
         raise DataError(
             dataset.source,
@@ -45,6 +49,11 @@ def parts(dataset: Dataset, seed: int) -> tuple[Samples, Samples]:
         generator = np.random.Generator(np.random.PCG64(seed))
         held = held.take(np.sort(generator.permutation(len(held))[:MAX_HOLDOUT]).astype(np.int64))
     return train, held
+
+
+def holdout_share(samples: int) -> float:
+    """A tenth, and more of a small session: up to a fifth of it, for 50 samples."""
+    return min(MOST_HOLDOUT_SHARE, max(HOLDOUT_SHARE, LEAST_HOLDOUT / max(samples, 1)))
 
 
 def start_from(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_pslora.data.columns import number
-from edge_pslora.data.duplicates import without_duplicates
+from edge_pslora.data.duplicates import require_different, without_duplicates
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
 from edge_pslora.data.types import Dataset
@@ -75,7 +75,10 @@ def read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:
     """The data, read as the workspace's kind of task, each sample once; a first session needs two
     classes."""
     dataset = _read_for(data, options, workspace)
-    return dataset if options.keep_duplicates else without_duplicates(dataset)
+    if not options.keep_duplicates:
+        return without_duplicates(dataset)
+    require_different(dataset)
+    return dataset
 
 
 def _read_for(data: Path, options: ReadOptions, workspace: Path) -> Dataset:

@@ -46,12 +46,14 @@ from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import writer_lock
+from edge_pslora.workspace.update_state import require_no_trial
 from edge_pslora.workspace.workspace import Workspace
 
 
@@ -102,6 +104,7 @@ def adapt(
         train, held = parts(dataset, config.train.seed)
     meter.check_memory("reading the data")
     with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
+        require_no_trial(path)
         with stages.stage("loading the model"):
             if Workspace.exists(path):
                 opened = open_existing(path, request, dataset)
@@ -160,6 +163,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             memory,
             data,
             config,
+            plan=plain_plan(config),
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=FileCheckpoints(staged.scratch / "training.safetensors"),
@@ -186,7 +190,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
         old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
         known = held_anchors(model, anchors)
-        decision, figures = judge(config.gate, new, old, holdout, known, train.targets)
+        session = Held(data.inputs, data.targets)
+        sizes = {layer.name: layer.relative_norm for layer in result.layers}
+        decision, figures = judge(
+            config.gate, new, old, holdout, known, session, result.unseen, sizes
+        )
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edge_pslora.core.scores import highest_labels
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
 
 
@@ -31,9 +32,10 @@ def _loss(
 def _measure(
     logits: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
 ) -> Measures:
-    names = np.array(labels, dtype=np.str_)
-    predicted = names[logits[:, : len(names)].argmax(axis=1)]
-    return {"score": (predicted == targets.astype(np.str_)).astype(np.float64)}
+    """score [N]; answer [N]: the label."""
+    predicted = highest_labels(logits, labels)
+    score = (predicted == targets.astype(np.str_)).astype(np.float64)
+    return {"score": score, "answer": predicted}
 
 
 def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, float]:
@@ -52,6 +54,13 @@ def _constant(train: Array, held: Array, scale: float) -> Array:
     return np.asarray(right.astype(np.float64))
 
 
+def _answers(measures: Measures, targets: Array) -> tuple[Array, Array]:
+    right = targets.astype(np.str_)
+    names = np.unique(np.concatenate([measures["answer"], right]))
+    answered = (measures["answer"][:, None] == names).astype(np.float64)
+    return answered, (right[:, None] == names).astype(np.float64)
+
+
 CLASSIFICATION = Task(
     metric="accuracy",
     labels_in=_labels_in,
@@ -62,6 +71,7 @@ CLASSIFICATION = Task(
     figures=_figures,
     per_label=_per_label,
     constant=_constant,
+    answers=_answers,
     predict=lambda logits: np.asarray(logits.argmax(axis=1)),
     margin=lambda logits, chosen: half_the_gap(logits, chosen, 1),
 )

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edge_pslora.core.scores import IDS, MASK, next_tokens
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
 
-IDS, MASK = "input_ids", "attention_mask"
 IGNORED = -100  # what torch's cross-entropy leaves out
 
 
@@ -33,13 +33,12 @@ def _measure(
     (nats)."""
     wanted, counted = inputs[IDS][:, 1:], inputs[MASK][:, 1:] != 0
     outputs = logits[:, :-1].astype(np.float64)
-    right = (outputs.argmax(axis=2) == wanted) & counted
     highest = outputs.max(axis=2)
     total = highest + np.log(np.exp(outputs - highest[:, :, None]).sum(axis=2))
     chosen = np.take_along_axis(outputs, wanted[:, :, None], axis=2)[:, :, 0]
-    tokens = counted.sum(axis=1)
+    score, tokens = next_tokens(logits, inputs)
     return {
-        "score": right.sum(axis=1) / np.maximum(tokens, 1),
+        "score": score,
         "tokens": tokens.astype(np.float64),
         "surprise": ((total - chosen) * counted).sum(axis=1),
     }

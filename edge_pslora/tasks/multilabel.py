@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edge_pslora.core.scores import f1, label_hits
 from edge_pslora.data.types import split_labels
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
 
@@ -23,13 +24,7 @@ def _labels_in(targets: Array) -> set[str]:
 
 def _hits(targets: Array, labels: Sequence[str]) -> Array:
     """bool [N, C]: which of the labels each sample has; others are left out."""
-    position = {label: index for index, label in enumerate(labels)}
-    hits = np.zeros((len(targets), len(labels)), dtype=np.bool_)
-    for row, target in enumerate(targets):
-        for label in split_labels(str(target)):
-            if label in position:
-                hits[row, position[label]] = True
-    return hits
+    return label_hits([split_labels(str(target)) for target in targets], labels)
 
 
 def _encode(targets: Array, labels: tuple[str, ...]) -> torch.Tensor:
@@ -44,12 +39,6 @@ def _loss(
     return F.binary_cross_entropy_with_logits(logits, encoded.to(logits.dtype))
 
 
-def _f1(given: Array, right: Array, extra: Array | int = 0) -> Array:
-    """extra: how many right labels the columns do not show."""
-    total = given.sum(axis=1) + right.sum(axis=1) + extra
-    return np.where(total == 0, 1.0, 2.0 * (given & right).sum(axis=1) / np.maximum(total, 1))
-
-
 def _measure(
     logits: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
 ) -> Measures:
@@ -60,7 +49,7 @@ def _measure(
     unknown = counts - right.sum(axis=1)
     exact = (given == right).all(axis=1) & (unknown == 0)
     return {
-        "score": _f1(given, right, unknown),
+        "score": f1(given, right, unknown),
         "given": given,
         "right": right,
         "exact": exact.astype(np.float64),
@@ -74,8 +63,8 @@ def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, floa
 def _per_label(measures: Measures, targets: Array, labels: Sequence[str]) -> dict[str, float]:
     """F1 of each label that the model knows and that occurs."""
     given, right = measures["given"], measures["right"]
-    f1 = _f1(given.T, right.T)
-    return {label: float(f1[i]) for i, label in enumerate(labels) if right[:, i].any()}
+    reached = f1(given.T, right.T)
+    return {label: float(reached[i]) for i, label in enumerate(labels) if right[:, i].any()}
 
 
 def _constant(train: Array, held: Array, scale: float) -> Array:
@@ -83,7 +72,7 @@ def _constant(train: Array, held: Array, scale: float) -> Array:
     labels = tuple(sorted(_labels_in(np.concatenate([train, held]))))
     answer, _ = Counter(str(target) for target in train).most_common(1)[0]
     given = np.repeat(_hits(np.array([answer]), labels), len(held), axis=0)
-    return _f1(given, _hits(held, labels))
+    return f1(given, _hits(held, labels))
 
 
 MULTILABEL = Task(
@@ -96,6 +85,10 @@ MULTILABEL = Task(
     figures=_figures,
     per_label=_per_label,
     constant=_constant,
+    answers=lambda measures, targets: (
+        measures["given"].astype(np.float64),
+        measures["right"].astype(np.float64),
+    ),
     predict=lambda logits: np.asarray(logits > 0),
     margin=lambda logits, given: np.where((logits > 0) == given, 0.0, np.abs(logits)),
     threshold=0.5,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edge_pslora.core.scores import squared_errors
 from edge_pslora.tasks.types import Array, Inputs, Measures, Task, mean
 
 VALUE_LABEL = ("value",)  # the one column of a regression head
@@ -60,15 +61,10 @@ def _loss(
     return F.mse_loss(values / scale, encoded / scale)
 
 
-def _scores(values: Array, targets: Array, scale: float) -> Array:
-    errors = (values.astype(np.float64) - targets.astype(np.float64)) / scale
-    return np.asarray(-(errors**2))
-
-
 def _measure(
     values: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
 ) -> Measures:
-    return {"score": _scores(values[:, 0], targets, scale)}
+    return {"score": squared_errors(values[:, 0], targets, scale)}
 
 
 def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, float]:
@@ -81,7 +77,7 @@ def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, floa
 
 def _constant(train: Array, held: Array, scale: float) -> Array:
     """Always the mean."""
-    return _scores(np.full(len(held), np.mean(train)), held, scale)
+    return squared_errors(np.full(len(held), np.mean(train)), held, scale)
 
 
 REGRESSION = Task(

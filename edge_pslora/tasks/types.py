@@ -35,6 +35,8 @@ class Task:
     per_label: measures, targets, labels -> label -> its share of the headline figure.
     constant: training targets, held targets, target scale -> scores [N] of the best constant answer,
         or None where there is none.
+    answers: measures, targets -> what was answered and what is right, float64 [N, K] each with 0 and 1
+        for labels: core.agreement tells from them whether targets follow from inputs. None: not told.
     predict: outputs -> decisions [N, ...]; two models agree on a sample when all of its are equal.
         None: the outputs themselves.
     margin: outputs, decisions of another model -> the least change of every output that would lead to
@@ -50,6 +52,7 @@ class Task:
     figures: Callable[[Measures, Array, float], dict[str, float]]
     per_label: Callable[[Measures, Array, Sequence[str]], dict[str, float]]
     constant: Callable[[Array, Array, float], Array | None]
+    answers: Callable[[Measures, Array], tuple[Array, Array]] | None = None
     predict: Callable[[Array], Array] | None = None
     margin: Callable[[Array, Array], Array] | None = None
     own_labels: tuple[str, ...] = ()

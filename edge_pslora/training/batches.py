@@ -33,3 +33,8 @@ def sorted_batches(lengths: Indices, batch_size: int) -> list[Indices]:
     """Every sample once, ordered by length: for inference, where the order does not matter."""
     order = np.argsort(lengths, kind="stable").astype(np.int64)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most `most` of `count` positions, evenly spread: samples may lie sorted by label."""
+    return np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64)

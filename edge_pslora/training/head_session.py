@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +14,7 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
+from edge_pslora.training.batches import spread
 from edge_pslora.training.classifier import linear_head
 from edge_pslora.training.head import Head, cross_fit, fit_logit_scale, refit
 from edge_pslora.training.head_rows import (
@@ -29,6 +32,18 @@ Features = Callable[[str], torch.Tensor]  # name of the stage -> features [N, d]
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+MOST_UNSEEN = 1000  # training samples whose out-of-fold logits are kept for the gate
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Logits [M, C] of training samples `rows` int64 [M], by a head that has not seen them and the
+    features that served so far: what the session's labels can be learned to, without any optimism."""
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class HeadSession:
     """A head in one session.
@@ -36,6 +51,7 @@ class HeadSession:
     logits: features [B, d] and their samples int64 [B] -> logits [B, C]. finish: asked once, after
     the merge. parameters: what of the head is trained by SGD. rows: the stability loss on old rows.
     zero_shot: accuracy on the session's samples before any training; label-text only.
+    unseen: analytic head only.
     """
 
     logits: Logits
@@ -43,6 +59,7 @@ class HeadSession:
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
     rows: RowPenalty | None = None
     zero_shot: float | None = None
+    unseen: Unseen | None = None
 
 
 def begin_head(
@@ -73,9 +90,12 @@ def _analytic(
 ) -> HeadSession:
     before = features("features before")
     folds = cross_fit(head, before, targets, config.head)
+    rows = spread(len(before), MOST_UNSEEN)
+    samples = torch.from_numpy(rows)
     return HeadSession(
         folds.logits,
         lambda: refit(head, features("features after"), targets, config.head, before),
+        unseen=Unseen(rows, folds.logits(before[samples], samples).numpy()),
     )
 
 

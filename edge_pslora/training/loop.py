@@ -18,11 +18,12 @@ from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.training.batches import epoch_batches
 from edge_pslora.training.collapse import collapse_note
+from edge_pslora.training.good_state import go_back, is_finite, remember
 from edge_pslora.training.head_rows import RowPenalty
 from edge_pslora.training.inject import Adapter
 from edge_pslora.training.penalty import add_penalty, prepare_penalty
 
-MAX_BAD_STEPS = 3  # non-finite losses that a session survives, halving the rate each time
+MAX_BAD_STEPS = 3  # steps that went wrong and that a session survives, halving the rate each time
 
 
 class CheckpointStore(Protocol):
@@ -78,13 +79,17 @@ def train(
 ) -> TrainLog:
     """Trains A and B of every adapter, and the `extra` parameters, in place.
 
+    A step whose loss, gradient, weights or moments are not finite is undone: back to the state before
+    it, without its batch, at half the rate.
+
     rows: those of a head among `extra` that the stability loss holds too.
     compute_loss: (model inputs, sample indices) -> scalar task loss. Batches, rates and start values
     depend on the configuration alone, so a run resumed from a checkpoint ends in the same bytes.
 
     Raises:
         ModelError: a target gets no gradient at the first step.
-        EdgePsloraError: the loss stayed non-finite.
+        EdgePsloraError: more than MAX_BAD_STEPS steps were not finite. There is no candidate then that
+            a gate could refuse: the session failed and the old model serves (exit code 1, not 3).
     """
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
@@ -94,6 +99,8 @@ def train(
     rate_factor = 1.0
     if hooks.store is not None and (saved := hooks.store.load()) is not None:
         rate_factor = _restore(saved, named, optimizer, log)
+    parameters = list(named.values())
+    good = remember(parameters, optimizer)
     lengths = inputs.lengths()
     per_epoch = math.ceil(len(inputs) / config.batch_size)
     total = per_epoch * config.epochs
@@ -116,22 +123,27 @@ def train(
         if position == 0:
             _require_gradients(adapters)
         added = add_penalty(penalty, position)
-        norm = nn.utils.clip_grad_norm_(list(named.values()), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         position += 1
         numbers = [loss.detach(), norm, *([] if added is None else [added.value, added.norm])]
         task_loss, size, *pulled = torch.stack([n.double() for n in numbers]).tolist()  # one sync
-        if not (math.isfinite(size) and math.isfinite(task_loss)):
+        finite = math.isfinite(size) and math.isfinite(task_loss)
+        if finite:
+            optimizer.step()
+            finite = is_finite(parameters, optimizer)
+        if not finite:
+            go_back(good, parameters, optimizer)
             log.bad_steps += 1
             rate_factor /= 2
             if log.bad_steps > MAX_BAD_STEPS:
                 raise EdgePsloraError(
                     f"training, step {position}",
                     expected="a finite loss",
-                    found=f"{log.bad_steps} steps with a non-finite loss or gradient",
+                    found=f"{log.bad_steps} steps with a non-finite loss, gradient or weight",
                     remedy="the old model was kept; check the data or lower --learning-rate",
                 )
             continue
-        optimizer.step()
+        good = remember(parameters, optimizer)
         log.task_loss.append(task_loss)
         # at a step that leaves the penalty out, the value last seen stands for it
         log.penalty.append(pulled[0] if pulled else log.penalty[-1] if log.penalty else 0.0)

@@ -21,13 +21,15 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
+from edge_pslora.core.lora import relative_norm
 from edge_pslora.core.stability import stability_target
+from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import extend_labels
-from edge_pslora.training.head_session import begin_head
+from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
 from edge_pslora.training.memory import BaseWeights, Memory
@@ -39,6 +41,7 @@ from edge_pslora.training.merging import (
     target_weights,
 )
 from edge_pslora.training.norms import norm_parameters
+from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -64,7 +67,8 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class SessionResult:
-    """zero_shot_accuracy: on the session's samples before any training; label-text head only."""
+    """zero_shot_accuracy: on the session's samples before any training; label-text head only.
+    unseen: analytic head only."""
 
     adapters: Mapping[str, Adapter]
     memory: Memory
@@ -73,6 +77,7 @@ class SessionResult:
     merge_error: float
     seconds: dict[str, float]
     zero_shot_accuracy: float | None = None
+    unseen: Unseen | None = None
 
 
 def run_session(
@@ -82,6 +87,7 @@ def run_session(
     data: SessionData,
     config: AdaptConfig,
     *,
+    plan: TrainingPlan | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
@@ -92,9 +98,11 @@ def run_session(
     them half changed: the caller then discards the model.
 
     Args:
+        plan: how it is computed; None: whole batches in float32.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
     """
+    plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
     clock = _Clock()
     targets = find_targets(model.backbone.model, config.lora.target_modules)
@@ -118,7 +126,7 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, config, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage),
         generator,
     )
     clock.lap("features before")
@@ -188,7 +196,7 @@ def run_session(
         LayerReport(
             t.name,
             config.lora.rank,
-            float(deltas[t.name].norm() / as_matrix(base_weights(t.weight_name), t).norm()),
+            relative_norm(deltas[t.name], as_matrix(base_weights(t.weight_name), t)),
             kept[t.name],
             history[t.name].rank,
             history[t.name].eps,
@@ -203,6 +211,7 @@ def run_session(
         merge_error,
         clock.seconds,
         in_session.zero_shot,
+        in_session.unseen,
     )
 
 
@@ -230,13 +239,21 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, config: AdaptConfig, progress: Progress, stage: str
+    backbone: Backbone, data: SessionData, plan: TrainingPlan, progress: Progress, stage: str
 ) -> torch.Tensor:
     progress.start(stage, len(data.inputs))
     features = extract_features(
-        backbone, data.inputs, config.train.batch_size, lambda n: progress.advance(n)
+        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
     )
     progress.finish()
+    if not bool(features.isfinite().all()):
+        bad = int((~features.isfinite()).flatten(1).any(1).sum())
+        raise ModelError(
+            stage,
+            expected="finite features of every sample",
+            found=f"NaN or infinity for {bad} of {len(features)}",
+            remedy="the old model was kept; look at these samples, or lower --learning-rate",
+        )
     return features
 
 

@@ -22,6 +22,7 @@ KINDS: tuple[BundleKind, ...] = get_args(BundleKind)
 BUNDLE_FILE = "bundle.json"
 FORMAT_VERSION = 1
 MAX_BUNDLE = 16 << 20
+DEFAULT_DEVICE_CLASS = "default"  # of bundles and devices that were told of none
 BASE_PREFIX = f"{layout.BASE}/"  # shipped files of the base model, for a device that has none yet
 _CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"

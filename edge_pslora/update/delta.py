@@ -20,6 +20,7 @@ LayerKind = Literal[
 ]
 # `cumulative` is not among them: it merges running sums, which no receiver has
 RULES: tuple[MergeRule, ...] = ("max_magnitude", "constructive", "average", "none")
+DELTA_FILE = "delta.safetensors"
 _TURNED = ("embedding", "transposed_linear")  # their weight is the transpose of the matrix B A
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ONNX_FILES = {"model.onnx", "model.onnx_data"}

@@ -34,6 +34,7 @@ from edge_pslora.core.factor_forms import (
 )
 from edge_pslora.errors import AdapterError
 from edge_pslora.update import delta as text
+from edge_pslora.update.delta import DELTA_FILE as DELTA_FILE
 from edge_pslora.update.delta import Delta, DeltaLayer
 from edge_pslora.workspace.reading import digest_open, read_exactly
 from edge_pslora.workspace.tensor_header import (
@@ -53,7 +54,6 @@ from edge_pslora.workspace.tensors import (
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
-DELTA_FILE = "delta.safetensors"
 VERSION = "1"
 NEW = "new."
 _VERSION_KEY, _TEXT_KEY, _DIGEST_KEY = "edge_pslora_delta", "delta", "sha256"

@@ -89,15 +89,16 @@ class Append:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Append]:
+def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Append]:
     """Write a file that appears at `path` whole or not at all; yields what appends to it.
 
-    On any error the temporary file is removed and what was at `path` stays as it was.
+    mode: its permissions, less those that the process's umask takes away; it has them from its first
+    byte on. On any error the temporary file is removed and what was at `path` stays as it was.
     """
     temporary = _temporary(path)
     with storage_errors(path.parent, path.name):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o644)
+        descriptor = os.open(temporary, flags, mode)
         try:
             try:
                 yield Append(descriptor)
@@ -112,9 +113,9 @@ def new_file(path: Path) -> Iterator[Append]:
         fsync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by a file holding `data`, durably."""
-    with new_file(path) as write:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by a file holding `data`, durably; mode: see new_file."""
+    with new_file(path, mode=mode) as write:
         write(data)
 
 
@@ -160,8 +161,16 @@ def make_folder(folder: Path) -> None:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-            return
+        # an existing one too: who made it may have been killed before it came to this
         fsync_folder(folder.parent)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """As make_folder, with the parents that are missing; gives those that were made, outermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        make_folder(path)
+    return missing[::-1]
 
 
 def publish_folder(staged: Path, final: Path) -> None:
@@ -306,6 +315,9 @@ def _fsync_path(path: Path, flags: int) -> None:
 
 
 def _alive(pid: int) -> bool:
+    """Another process with that number. An earlier one with ours is dead: in a container all have it."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

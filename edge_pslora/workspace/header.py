@@ -76,7 +76,17 @@ def read(workspace: Path) -> Header:
             found="none",
             remedy="make one: edge-pslora adapt DATA --model SRC --workspace DIR",
         )
-    content = strict_json.read(path, limit=manifest.MAX_MANIFEST)
+    found = from_dict(strict_json.read(path, limit=manifest.MAX_MANIFEST), path)
+    manifest.verify_files(workspace / layout.BASE, found.base_files)
+    return found
+
+
+def from_dict(content: Mapping[str, Any], path: Path) -> Header:
+    """The content of a workspace.json, wherever it stands (`path` says so); no file is looked at.
+
+    Raises:
+        WorkspaceError: another format version, or damaged.
+    """
     version = content.get("format_version")
     if version != layout.FORMAT_VERSION or type(version) is not int:
         raise WorkspaceError(
@@ -101,13 +111,11 @@ def read(workspace: Path) -> Header:
             remedy="the file is damaged; restore it from a copy",
         )
     base_files = manifest.files_from_dict(files, str(path))
-    base = workspace / layout.BASE
-    if content["base_digest"] != digest_of(base_files, str(base)):
+    if content["base_digest"] != digest_of(base_files, str(path)):
         raise WorkspaceError(
             str(path),
             expected="the base digest of its base files",
             found=ascii(content["base_digest"])[:40],
             remedy="the file is damaged; restore it from a copy",
         )
-    manifest.verify_files(base, base_files)
     return Header(content["base_digest"], content["task_type"], tuple(labels), source, base_files)

@@ -10,20 +10,19 @@ from pathlib import Path
 
 from edge_pslora.errors import WorkspaceLockedError
 from edge_pslora.workspace import layout
-from edge_pslora.workspace.durable import storage_errors
+from edge_pslora.workspace.durable import make_folders, storage_errors
 
 
 @contextmanager
 def writer_lock(workspace: Path) -> Iterator[None]:
-    """Hold the writer's lock; a missing folder is created, and removed if no workspace came of it.
+    """Hold the writer's lock; missing folders are created, and removed if no workspace came of it.
 
     Raises:
         WorkspaceLockedError: another process holds it (at once, no waiting).
         EdgePsloraError: the folder cannot be written to.
     """
-    created = not workspace.exists()
+    created = make_folders(workspace)
     with storage_errors(workspace, layout.LOCK):
-        workspace.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(workspace)
     try:
         yield
@@ -91,12 +90,12 @@ def _acquire(workspace: Path) -> int:
         os.close(descriptor)
 
 
-def _leave_no_trace(workspace: Path, created: bool) -> None:
+def _leave_no_trace(workspace: Path, created: list[Path]) -> None:
     """Where no workspace was made: no empty folders, no lock file. Other files stay."""
     staging = workspace / layout.STAGING
     with suppress(OSError):
         if staging.exists():
             staging.rmdir()  # fails, and all stays, when there is something to resume
         (workspace / layout.LOCK).unlink()
-        if created:
-            workspace.rmdir()
+        for folder in reversed(created):
+            folder.rmdir()

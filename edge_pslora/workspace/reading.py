@@ -118,6 +118,11 @@ def digest_file(path: Path, *, error: type[InputError] = WorkspaceError) -> File
     return FileDigest(size, digest.hexdigest())
 
 
+def digest_bytes(data: bytes) -> FileDigest:
+    """Length and sha256 of what would be a file's content."""
+    return FileDigest(len(data), hashlib.sha256(data).hexdigest())
+
+
 def digest_open(
     descriptor: int,
     first: int,

@@ -9,6 +9,7 @@ from edge_pslora.errors import WorkspaceError
 from edge_pslora.workspace import generation, layout, manifest, staging
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.header import Header
+from edge_pslora.workspace.update_status import describe_updates
 
 _CERTIFIED = ("name", "history_rank", "eps", "proven_signs", "sign_agreement")
 
@@ -22,7 +23,8 @@ def describe(path: Path, header: Header, *, verify: bool) -> dict[str, Any]:
     Returns:
         workspace, generation (number or None), parent, task, task_type, labels, metrics,
         base_digest, history_bytes, certificate (of the history: largest eps, mean shares of proven
-        signs, and the same of each layer), disk_bytes (base and all generations), generations (a
+        signs, and the same of each layer), updates (see update_status.describe_updates), disk_bytes
+        (base and all generations), generations (a
         list: number, parent, task, created, labels, disk_bytes, current, damage), warnings and
         damage (lists of lines), verified.
 
@@ -31,6 +33,8 @@ def describe(path: Path, header: Header, *, verify: bool) -> dict[str, Any]:
     """
     current = generation.load_current(path, header.base_digest)
     damage = _base_damage(path, header) if verify else []
+    updates, broken = describe_updates(path)
+    damage += broken
     rows = []
     total = sum(entry.bytes for entry in header.base_files.values())
     for number in generation.numbers(path):
@@ -50,6 +54,7 @@ def describe(path: Path, header: Header, *, verify: bool) -> dict[str, Any]:
         "base_digest": header.base_digest,
         "history_bytes": 0 if current is None else _history_bytes(current),
         "certificate": {} if current is None else _certificate(current),
+        "updates": updates,
         "disk_bytes": total,
         "generations": rows,
         "warnings": staging.leftovers(path),

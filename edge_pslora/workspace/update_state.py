@@ -7,12 +7,12 @@ the trial's generation, or, once `going_back`, to the one before. So every kill 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.errors import WorkspaceError
+from edge_pslora.errors import WorkspaceError, WorkspaceLockedError
 from edge_pslora.workspace import layout, strict_json
 from edge_pslora.workspace.durable import make_folder, write_bytes
 
@@ -39,7 +39,8 @@ class Trial:
 class UpdateState:
     """device_class: set once. counter: the largest of any bundle taken, whatever was rolled back.
 
-    failed_counter: the largest of a bundle that failed its health checks here, 0 if none.
+    failed_counter: the largest of a bundle that was not good enough here (the gate's anchors, the
+    health checks, or a rollback while it was on trial), 0 if none; it is not tried again.
     clock_floor: no clock is believed to be earlier. trial: None when nothing is on trial.
     """
 
@@ -90,6 +91,44 @@ def replace_state(workspace: Path, state: UpdateState) -> None:
         "clock_floor": state.clock_floor.strftime(_TIME),
     }
     write_bytes(_path(workspace), strict_json.canonical(content))
+
+
+def known_state(workspace: Path) -> UpdateState | None:
+    """As read_state; a damaged file is as none, for what has to work in spite of it."""
+    try:
+        return read_state(workspace)
+    except WorkspaceError:
+        return None
+
+
+def going_back(state: UpdateState, to: int | None) -> UpdateState:
+    """The trial of `state` has failed: the pointer is to go to `to` (None: to nothing)."""
+    trial = state.trial
+    if trial is None:
+        return state
+    failed = max(state.failed_counter, trial.counter)
+    back = replace(trial, previous=to, going_back=True)
+    return replace(state, failed_counter=failed, trial=back)
+
+
+def require_no_trial(workspace: Path) -> None:
+    """For whoever would move the pointer himself; the caller holds the writer's lock.
+
+    Raises:
+        WorkspaceLockedError: an update is on trial: as with another writer, the way is to wait until
+            it has ended and run the same command again.
+        WorkspaceError: the file is damaged.
+    """
+    state = read_state(workspace)
+    if state is not None and state.trial is not None:
+        raise WorkspaceLockedError(
+            str(workspace),
+            expected="no update on trial",
+            found=f"generation {state.trial.generation}, of the bundle with counter "
+            f"{state.trial.counter}",
+            remedy=f"end its trial (edge-pslora apply {workspace} --health-check COMMAND, or edge-pslora "
+            "rollback), then run the same command again",
+        )
 
 
 def _path(workspace: Path) -> Path:

@@ -23,6 +23,7 @@ from edge_pslora.workspace.manifest import Manifest
 from edge_pslora.workspace.pointer import NOTHING, replace_pointer
 from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.status import describe
+from edge_pslora.workspace.update_state import going_back, known_state, replace_state
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class Workspace:
         durable.publish_folder(base, final)
         durable.make_folder(path / layout.GENERATIONS)
         replace_pointer(path, NOTHING)
+        durable.fsync_folder(path.absolute().parent)  # before there is a workspace that has no name
         durable.write_bytes(path / layout.WORKSPACE_FILE, header.encode(content))
-        durable.fsync_folder(path.absolute().parent)
         return cls.open(path)
 
     def discard(self) -> None:
@@ -100,7 +101,7 @@ class Workspace:
             return
         with durable.storage_errors(self.path, layout.WORKSPACE_FILE):
             # workspace.json first: what a kill leaves then counts as an unfinished creation
-            (self.path / layout.WORKSPACE_FILE).unlink()
+            durable.remove_file(self.path / layout.WORKSPACE_FILE)
             (self.path / layout.CURRENT).unlink()
             for name in (layout.GENERATIONS, layout.BASE, layout.STAGING):
                 if (self.path / name).exists():
@@ -181,10 +182,14 @@ class Workspace:
         number = max(self.generations(), default=0) + 1
         return staging.begin(self.path, number, run_digest, self._parent())
 
-    def publish(self, staged: Path, content: Manifest) -> Generation:
+    def publish(self, staged: Path, content: Manifest, *, serve: bool = True) -> Generation:
         """Make the staged folder a generation and the current one.
 
         `content.files` is filled in here: length and sha256 of every file in `staged`.
+
+        Args:
+            serve: False leaves the pointer where it is, and staging/ to the next run: the generation is
+                there, and another step decides when it serves (update_state.py).
 
         Raises:
             WorkspaceError: wrong number, parent or base digest, repeated labels, ...
@@ -205,8 +210,9 @@ class Workspace:
         durable.write_bytes(staged / layout.MANIFEST, manifest.encode(filled))
         durable.publish_folder(staged, layout.generation_folder(self.path, number))
         generation = self.generation(number)
-        replace_pointer(self.path, generation.pointer())
-        _clean_if_possible(self.path)
+        if serve:
+            replace_pointer(self.path, generation.pointer())
+            _clean_if_possible(self.path)
         return generation
 
     def refuse(self, staged: Path) -> Path:
@@ -216,8 +222,13 @@ class Workspace:
     def rollback(self, to: int | None = None) -> Generation:
         """Move the pointer to the current generation's parent, or to `to`. Deletes nothing.
 
-        Every file of the target is checked first. With `to`, a damaged pointer does not matter.
+        Every file of the target is checked first. With `to`, a damaged pointer does not matter. An
+        update that was on trial is no longer, and is not taken again.
         """
+        state = known_state(self.path)
+        trial = None if state is None else state.trial
+        if to is None and trial is not None:
+            to = trial.previous
         if to is None:
             current = self.current()
             parent = None if current is None else current.manifest.parent
@@ -233,7 +244,12 @@ class Workspace:
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
         staging.forget_published(self.path, self.generations())
+        if state is not None and trial is not None:
+            state = going_back(state, to)
+            replace_state(self.path, state)
         replace_pointer(self.path, target.pointer())
+        if state is not None and trial is not None:
+            replace_state(self.path, replace(state, trial=None))
         return target
 
     def status(self, *, verify: bool = False) -> dict[str, Any]:

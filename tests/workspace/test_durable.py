@@ -132,9 +132,10 @@ def test_copy_is_exact_and_needs_a_regular_file(tmp_path, monkeypatch):
 
 def test_leftovers_of_dead_processes_go_and_those_of_live_ones_stay(tmp_path):
     dead = tmp_path / ".out.999999999.0123abcd.tmp"
-    live = tmp_path / f".out.{os.getpid()}.0123abcd.tmp"
+    same = tmp_path / f".out.{os.getpid()}.0123abcd.tmp"  # of an earlier process with our number
+    live = tmp_path / f".out.{os.getppid()}.0123abcd.tmp"
     other = tmp_path / ".mine.tmp"
-    for path in (dead, live, other):
+    for path in (dead, same, live, other):
         path.write_bytes(b"")
     durable.remove_leftovers(tmp_path, "out")
     assert set(tmp_path.iterdir()) == {live, other}

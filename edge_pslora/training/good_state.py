@@ -1,0 +1,46 @@
+"""The last state of training that was finite, in memory, and the way back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+State = list[tuple[torch.Tensor, dict[str, torch.Tensor]]]  # of each parameter: value, optimiser's
+
+
+def is_finite(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether every value, and every moment that the optimiser keeps of it, is a number.
+
+    A moment that is infinite gives steps of zero: the loss stays a number, and nothing is learned.
+    """
+    return bool(torch.isfinite(nn.utils.get_total_norm(_tensors(parameters, optimizer))))
+
+
+def remember(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
+    """A copy of the parameters and of what the optimiser keeps of them."""
+    return [
+        (p.detach().clone(), {name: v.clone() for name, v in optimizer.state[p].items()})
+        for p in parameters
+    ]
+
+
+def go_back(
+    state: State, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Parameters and optimiser are as they were when `state` was taken; it can be used again."""
+    for parameter, (value, moments) in zip(parameters, state, strict=True):
+        with torch.no_grad():
+            parameter.copy_(value)
+        optimizer.state[parameter] = {name: v.clone() for name, v in moments.items()}
+
+
+def _tensors(
+    parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for parameter in parameters:
+        found.append(parameter.detach())
+        found += [v.detach().float() for v in optimizer.state[parameter].values()]
+    return found
