@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Sequence
@@ -95,6 +96,9 @@ def adapt(
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
+    # a network refers to itself in circles, and Python puts their collection off until a quarter of all
+    # that the process holds is new: a process of many sessions would grow with each
+    gc.collect()
     config = config or AdaptConfig()
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
