@@ -73,7 +73,13 @@ def settle(out: Path, interim: Path, usual: Plan) -> None:
 
 
 def remove_interim(out: Path, used: Path | None) -> None:
-    """Remove what a killed publication left beside `out`; used: the second file that it refers to."""
+    """Remove what a killed publication left beside `out`; used: the second file that it refers to.
+
+    The kill may have come between the model's rename and the folder's fsync: the model that is seen here
+    has to be on the disk before the weights of the one before it go.
+    """
+    with durable.storage_errors(out.parent, out.name):
+        durable.fsync_folder(out.parent)
     for name in (out.name, external_name(out)):
         durable.remove_leftovers(out.parent, name)
     for path in sorted(out.parent.iterdir()):
