@@ -6,6 +6,8 @@ Pure: numbers in, p values out. Both say how likely chance alone gives what was 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +42,47 @@ def _p(answers: Array, targets: Array) -> float:
     return 0.5 * math.erfc(excess / math.sqrt(2 * variance))
 
 
-def smaller_share_p(right: int, of: int, right_elsewhere: int, of_elsewhere: int) -> float:
-    """P(at most `right` of `of`, if both had the same share): Fisher's exact test, one-sided."""
-    total, all_right = of + of_elsewhere, right + right_elsewhere
-    ways = sum(
-        math.comb(all_right, k) * math.comb(total - all_right, of - k)
-        for k in range(max(0, of - (total - all_right)), right + 1)
-    )
-    return ways / math.comb(total, of)
+@dataclass(frozen=True)
+class Table:
+    """Samples with one label: how many a model has right here, of how many, and the same elsewhere."""
+
+    right: int
+    of: int
+    right_elsewhere: int
+    of_elsewhere: int
+
+    @property
+    def expected(self) -> float:
+        """Right ones here if the share were the same as elsewhere; nan: none are elsewhere."""
+        return self.of * self.right_elsewhere / self.of_elsewhere if self.of_elsewhere else math.nan
+
+
+def smaller_shares_p(tables: Iterable[Table]) -> float:
+    """P(at most so many right here, if each label had the same share here and elsewhere), one-sided.
+
+    The exact form of the Cochran-Mantel-Haenszel test (Mantel and Haenszel 1959; Birch 1964, "The
+    detection of partial association, I: the 2 x 2 case"): given its margins each table is
+    hypergeometric, and their sum has the convolution as its distribution. Other frequencies of the
+    labels here than elsewhere do not matter; a label that only one side has says nothing.
+    """
+    chances, observed = np.ones(1), 0
+    for table in tables:
+        least, of_table = _right_by_chance(table)
+        chances = np.convolve(chances, of_table)
+        observed += table.right - least
+    return min(1.0, float(chances[: observed + 1].sum()))
+
+
+def _right_by_chance(table: Table) -> tuple[int, Array]:
+    """The least number of right ones that the margins allow, and P of it, of one more, ..."""
+    of, total = table.of, table.of + table.of_elsewhere
+    right = table.right + table.right_elsewhere
+    least, most = max(0, of - (total - right)), min(of, right)
+    logs = [
+        _log_choose(right, k) + _log_choose(total - right, of - k) for k in range(least, most + 1)
+    ]
+    return least, np.exp(np.array(logs) - _log_choose(total, of))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.agreement import smaller_share_p
+from edge_pslora.core.agreement import Table, smaller_shares_p
 
 Scores = Sequence[float]
 
 # of a session's labels: below the first they follow from the inputs, below the second they contradict
-# the serving model; so rare by chance that hundreds of sessions in a row are judged rightly
+# the serving model, below the third so much so that nothing but learning them excuses it; a session
+# large enough for that is large enough to show what can be learned from it
 NOTHING_LEARNED = 0.001
-CONTRADICTED = 0.001
+CONTRADICTED = 0.01
+BEYOND_DOUBT = 1e-9
+# the share of the probability of their right labels that the anchors may lose where labels are doubtful:
+# a small hospital of honest ones took 0.22, sessions that made the model worse 0.41 to 0.9
+SURENESS_LOST = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -30,25 +35,41 @@ class LabelEvidence:
         that it has not seen (the new model on held-out ones; heads of other folds on training samples).
     known_p: the same of the serving model and all of the session's samples whose labels it knows.
     None: nothing to tell by, for all of the labels are the same, or they are few.
-    known_right, known: of those samples, how many the serving model has right, and how many they are.
-    anchors_right, anchors: the same of the anchor set.
+    tables: for each label that the session and the anchors have, what the serving model has right of the
+        session's samples with it, and of the anchors with it.
     before, after: scores of those samples whose labels it knows: the serving model's, and what was
         learned on samples that it has not seen.
+    sure_before, sure_after: probability of the right label of each anchor, by the serving model and the
+        new one; empty where the kind of task has none.
     """
 
     learned_p: float | None
     known_p: float | None
-    known_right: int
-    known: int
-    anchors_right: int
-    anchors: int
+    tables: Sequence[Table]
     before: Scores
     after: Scores
+    sure_before: Scores = ()
+    sure_after: Scores = ()
 
     @property
     def contradicted_p(self) -> float:
-        """How likely chance alone has the serving model so much less right here than on the anchors."""
-        return smaller_share_p(self.known_right, self.known, self.anchors_right, self.anchors)
+        """How likely chance alone has the serving model so much less right here than on the anchors.
+
+        Label by label: more samples of the labels that it is bad at do not count.
+        """
+        return smaller_shares_p(self.tables)
+
+    @property
+    def can_contradict(self) -> bool:
+        """Whether it would have been seen if none of the session's samples were right."""
+        return smaller_shares_p(replace(t, right=0) for t in self.tables) < CONTRADICTED
+
+    @property
+    def keeps_sure(self) -> bool:
+        """Whether the anchors keep their right labels about as probable as they were: much finer than
+        what is right and wrong of a few dozens, for labels that say nothing dilute what was learned."""
+        kept = sum(self.sure_after) / sum(self.sure_before) if self.sure_before else 0.0
+        return kept >= 1 - SURENESS_LOST
 
     @property
     def gained_p(self) -> float:
@@ -71,6 +92,8 @@ class GateFigures:
     known_p: float | None = None
     contradicted_p: float | None = None
     gained_p: float | None = None
+    sure_before: float | None = None
+    sure_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +189,8 @@ def decide(
         None if labels is None else labels.known_p,
         None if labels is None else labels.contradicted_p,
         None if labels is None else labels.gained_p,
+        None if labels is None or not labels.sure_before else _mean(labels.sure_before),
+        None if labels is None or not labels.sure_after else _mean(labels.sure_after),
     )
     return GateDecision(config.force or not reasons, tuple(reasons), figures)
 
@@ -175,21 +200,30 @@ def _distrust(labels: LabelEvidence, significance: float) -> list[str]:
 
     Where labels do not follow from inputs there is nothing to gain, and a small anchor set may not show
     what is lost. Labels that the serving model contradicts are drift if they can be learned, so that
-    what was learned does better on samples it has not seen; if they cannot, they are wrong.
+    what was learned does better on samples it has not seen. Of either doubt a small session has the
+    benefit if the anchors stay as sure as they were: it may be honest, and too small to show it.
     """
-    reasons: list[str] = []
     told = [p for p in (labels.learned_p, labels.known_p) if p is not None]
+    contradicted_p = labels.contradicted_p
+    small = (
+        labels.learned_p is not None and labels.can_contradict and contradicted_p >= BEYOND_DOUBT
+    )
+    if small and labels.keeps_sure:
+        return []
+    reasons: list[str] = []
     learned = labels.learned_p is not None and labels.learned_p < NOTHING_LEARNED
     if labels.learned_p is not None and min(told) >= NOTHING_LEARNED:
         reasons.append(
             f"the session's labels do not follow from its inputs (p = {min(told):.2g} by chance)"
         )
     drift = learned and labels.gained_p < significance
-    if labels.contradicted_p < CONTRADICTED and not drift:
+    if contradicted_p < CONTRADICTED and not drift:
+        right, of = sum(t.right for t in labels.tables), sum(t.of for t in labels.tables)
+        expected = sum(t.expected for t in labels.tables)
         reasons.append(
-            f"the session's labels contradict what the serving model knows: it has "
-            f"{labels.known_right} of {labels.known} right, of the anchors {labels.anchors_right} of "
-            f"{labels.anchors}, and what was learned is not shown to do better on samples it has not seen"
+            f"the session's labels contradict what the serving model knows: it has {right} of {of} "
+            f"right, where {expected:.0f} would be as on the anchors (p = {contradicted_p:.2g} by "
+            f"chance), and what was learned is not shown to do better on samples it has not seen"
         )
     return reasons
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.agreement import association_p
+from edge_pslora.core.agreement import Table, association_p
 from edge_pslora.core.gate import NOTHING_LEARNED, GateDecision, LabelEvidence, decide
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
@@ -135,7 +135,8 @@ def judge(
             figures["by_session"] = _by_session(everything, anchors, head)
             figures["retention"] = anchor_new.accuracy / reached if reached > 0 else None
             models = ((old_runner, old_head), head)
-            labels = _evidence(*models, (before, after), holdout, train, unseen, anchor_old)
+            on_anchors = anchors, (anchor_old, anchor_new)
+            labels = _evidence(*models, (before, after), holdout, train, unseen, on_anchors)
     floor = task.constant(train.targets, holdout.targets, head.target_scale)
     decision = decide(
         config,
@@ -153,6 +154,8 @@ def judge(
     figures["known_p"] = decision.figures.known_p
     figures["contradicted_p"] = decision.figures.contradicted_p
     figures["gained_p"] = decision.figures.gained_p
+    figures["anchor_sure_before"] = decision.figures.sure_before
+    figures["anchor_sure_after"] = decision.figures.sure_after
     return decision, figures
 
 
@@ -163,15 +166,14 @@ def _evidence(
     holdout: Held,
     train: Held,
     unseen: Unseen | None,
-    anchors: Judged,
+    on_anchors: tuple[HeldAnchors, tuple[Judged, Judged]],
 ) -> LabelEvidence | None:
     """What speaks for the session's labels; None: this kind of task does not tell.
 
     The serving model has seen none of the session's samples, so all of them say what it makes of them.
 
     Args:
-        on_holdout: the serving model, and the new one.
-        anchors: the serving model.
+        on_holdout, on_anchors: the serving model, and the new one.
     """
     runner, old_head = old
     task = TASKS[head.task_type]
@@ -194,16 +196,30 @@ def _evidence(
         learned = {name: np.concatenate([values, more[name]]) for name, values in after.items()}
         labels, sure = np.concatenate([labels, asked.targets]), np.concatenate([sure, known[0]])
         old_scores = np.concatenate([old_scores, served["score"][known[0]]])
+    anchors, (anchor_old, anchor_new) = on_anchors
+    there = _by_label(task, anchors.targets, anchor_old.measures["score"] == 1)
+    here = _by_label(task, targets, both["score"] == 1)
     return LabelEvidence(
         association_p(*task.answers(learned, labels), NOTHING_LEARNED),
         association_p(*task.answers(both, targets), NOTHING_LEARNED),
-        int((both["score"] == 1).sum()),
-        len(targets),
-        int((anchors.measures["score"] == 1).sum()),
-        len(anchors.measures["score"]),
+        tuple(Table(*here[label], *there[label]) for label in here if label in there),
         before=old_scores.tolist(),
         after=learned["score"][sure].tolist(),
+        sure_before=anchor_old.measures.get("sure", np.empty(0)).tolist(),
+        sure_after=anchor_new.measures.get("sure", np.empty(0)).tolist(),
     )
+
+
+def _by_label(
+    task: Task, targets: npt.NDArray[Any], right: npt.NDArray[np.bool_]
+) -> dict[frozenset[str], tuple[int, int]]:
+    """Label, or set of labels that a sample has -> how many samples with it are right, of how many."""
+    counts: dict[frozenset[str], tuple[int, int]] = {}
+    for row, hit in enumerate(right.tolist()):
+        label = frozenset(task.labels_in(targets[row : row + 1]))
+        hits, of = counts.get(label, (0, 0))
+        counts[label] = hits + hit, of + 1
+    return counts
 
 
 def _familiar(task: Task, targets: npt.NDArray[Any], head: Head) -> npt.NDArray[np.bool_]:

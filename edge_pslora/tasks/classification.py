@@ -32,10 +32,19 @@ def _loss(
 def _measure(
     logits: Array, targets: Array, inputs: Mapping[str, Array], labels: Sequence[str], scale: float
 ) -> Measures:
-    """score [N]; answer [N]: the label."""
-    predicted = highest_labels(logits, labels)
-    score = (predicted == targets.astype(np.str_)).astype(np.float64)
-    return {"score": score, "answer": predicted}
+    """score [N]; answer [N]: the label; sure float64 [N]: the probability of the right one."""
+    predicted, right = highest_labels(logits, labels), targets.astype(np.str_)
+    score = (predicted == right).astype(np.float64)
+    return {"score": score, "answer": predicted, "sure": _sure(logits, right, labels)}
+
+
+def _sure(logits: Array, right: Array, labels: Sequence[str]) -> Array:
+    """float64 [N]: softmax over the labels that compete, 0 for one that does not."""
+    competing = logits[:, : len(labels)].astype(np.float64)
+    chances = np.exp(competing - competing.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    is_right = right[:, None] == np.array(labels, np.str_)
+    return np.asarray((chances * is_right).sum(axis=1))
 
 
 def _figures(measures: Measures, targets: Array, scale: float) -> dict[str, float]:

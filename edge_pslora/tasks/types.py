@@ -30,7 +30,8 @@ class Task:
     columns: encoded, C -> float [N, C], what a ridge head is fitted to.
     loss: outputs, encoded, model inputs, target scale -> scalar.
     measure: outputs, targets, model inputs, labels that compete, target scale -> measures. "score"
-        is float64 [N], higher is better; what else is in it, `figures` and `per_label` know.
+        is float64 [N], higher is better; "sure", where there is one, the probability of what is right;
+        what else is in it, `figures` and `per_label` know.
     figures: measures, targets, target scale -> name -> value; "accuracy" is the headline figure.
     per_label: measures, targets, labels -> label -> its share of the headline figure.
     constant: training targets, held targets, target scale -> scores [N] of the best constant answer,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_pslora.core.agreement import association_p, smaller_share_p
+from edge_pslora.core.agreement import Table, association_p, smaller_shares_p
 
 
 def _columns(labels: list[int]) -> np.ndarray:
@@ -64,20 +64,44 @@ def test_chance_is_as_frequent_as_it_says():
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
 
 
-@given(st.integers(0, 12), st.integers(1, 12), st.integers(0, 12), st.integers(1, 12))
-def test_fisher_is_the_table_written_out(right, of, elsewhere, of_elsewhere):
-    right, elsewhere = min(right, of), min(elsewhere, of_elsewhere)
-    marks = [1] * (right + elsewhere) + [0] * (of + of_elsewhere - right - elsewhere)
-    total = math.comb(len(marks), of)
-    expected = sum(
-        math.comb(right + elsewhere, k) * math.comb(len(marks) - right - elsewhere, of - k)
-        for k in range(right + 1)
-    )
-    assert smaller_share_p(right, of, elsewhere, of_elsewhere) == pytest.approx(expected / total)
+tables = st.builds(
+    lambda right, wrong, elsewhere, wrong_elsewhere: Table(
+        right, right + wrong, elsewhere, elsewhere + wrong_elsewhere
+    ),
+    *(st.integers(0, 6),) * 4,
+)
+
+
+def _ways(table: Table, right: int) -> int:
+    """In how many of the choices of its samples that could be `here` so many are right."""
+    all_right = table.right + table.right_elsewhere
+    wrong = table.of + table.of_elsewhere - all_right
+    return math.comb(all_right, right) * math.comb(wrong, table.of - right)
+
+
+@given(st.lists(tables, max_size=3))
+def test_label_by_label_is_every_choice_of_samples_written_out(given_tables):
+    seen = sum(table.right for table in given_tables)
+    few = total = 0
+    for rights in itertools.product(*(range(table.of + 1) for table in given_tables)):
+        ways = math.prod(_ways(t, r) for t, r in zip(given_tables, rights, strict=True))
+        total += ways
+        few += ways if sum(rights) <= seen else 0
+    assert smaller_shares_p(given_tables) == pytest.approx(few / total)
 
 
 def test_shares():
-    assert smaller_share_p(0, 0, 5, 10) == 1.0
-    assert smaller_share_p(10, 10, 5, 10) == 1.0
-    assert smaller_share_p(100, 200, 38, 40) < 1e-6
-    assert smaller_share_p(180, 200, 38, 40) > 0.1
+    assert smaller_shares_p([]) == 1.0
+    assert smaller_shares_p([Table(0, 0, 5, 10)]) == 1.0
+    assert smaller_shares_p([Table(0, 10, 0, 0)]) == 1.0
+    assert smaller_shares_p([Table(10, 10, 5, 10)]) == pytest.approx(1.0)
+    assert smaller_shares_p([Table(100, 200, 38, 40)]) < 1e-6
+    assert smaller_shares_p([Table(180, 200, 38, 40)]) > 0.1
+    assert smaller_shares_p([Table(0, 3000, 5000, 5000)]) == 0.0
+
+
+def test_more_of_the_hard_label_is_no_smaller_share():
+    """Right on 9 of 10 of one label and 3 of 10 of the other, here as elsewhere; the second is frequent."""
+    easy, hard = Table(9, 10, 81, 90), Table(27, 90, 3, 10)
+    assert smaller_shares_p([easy, hard]) > 0.5
+    assert smaller_shares_p([Table(36, 100, 84, 100)]) < 1e-9

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.agreement import smaller_share_p
+from edge_pslora.core.agreement import Table, smaller_shares_p
 from edge_pslora.core.gate import LabelEvidence, decide, worse_p_value
 
 CONFIG = GateConfig(max_forgetting=0.01, significance=0.05)
@@ -87,10 +87,11 @@ def test_unpaired_scores_are_an_error():
         worse_p_value([1.0, 1.0], [1.0])
 
 
-def _evidence(**given: object) -> LabelEvidence:
+def _evidence(right: int = 90, of: int = 100, **given: object) -> LabelEvidence:
     """Of an honest session: the old model is right on 90 of 100, as on the anchors."""
-    honest = {"learned_p": 1e-9, "known_p": 1e-9, "known_right": 90, "known": 100}
-    honest |= {"anchors_right": 36, "anchors": 40, "before": [1.0] * 20, "after": [1.0] * 20}
+    honest = {"learned_p": 1e-9, "known_p": 1e-9, "tables": (Table(right, of, 36, 40),)}
+    honest |= {"before": [1.0] * 20, "after": [1.0] * 20}
+    honest |= {"sure_before": [0.9] * 40, "sure_after": [0.5] * 40}
     return LabelEvidence(**(honest | given))  # type: ignore[arg-type]
 
 
@@ -107,9 +108,9 @@ def test_labels_that_do_not_follow_from_inputs_are_refused():
 
 
 def test_labels_that_contradict_the_serving_model_are_refused_unless_they_can_be_learned():
-    wrong = {"known_right": 10, "known_p": 0.9}
+    wrong = {"right": 10, "known_p": 0.9}
     (reason,) = _reasons(_evidence(**wrong))
-    assert "it has 10 of 100 right, of the anchors 36 of 40" in reason
+    assert "it has 10 of 100 right, where 90 would be as on the anchors" in reason
     drift = {"before": [0.0] * 20, "after": [1.0] * 12 + [0.0] * 8}
     assert _reasons(_evidence(**wrong, **drift)) == ()
     # better on what was held out, but all of one label: a constant answer is better too
@@ -117,14 +118,36 @@ def test_labels_that_contradict_the_serving_model_are_refused_unless_they_can_be
 
 
 def test_a_little_less_right_than_on_the_anchors_is_no_contradiction():
-    assert _reasons(_evidence(known_right=80)) == ()
+    assert _reasons(_evidence(80)) == ()
+
+
+def test_more_of_the_labels_that_the_model_is_bad_at_is_no_contradiction():
+    tables = (Table(9, 10, 81, 90), Table(27, 90, 3, 10))
+    assert _reasons(_evidence(tables=tables)) == ()
+    together = (Table(36, 100, 84, 100),)
+    assert len(_reasons(_evidence(tables=together))) == 1
+
+
+def test_a_small_session_has_the_benefit_of_the_doubt_while_the_anchors_stay_sure():
+    small = {"right": 6, "of": 12, "learned_p": 0.8, "known_p": 0.8}
+    assert len(_reasons(_evidence(**small))) == 2
+    kept = {"sure_after": [0.61] * 40}
+    assert _reasons(_evidence(**small, **kept)) == ()
+    assert len(_reasons(_evidence(**small, sure_after=[0.59] * 40))) == 2
+    # not one that is large enough to have shown what can be learned, nor of one label, nor of new ones
+    assert len(_reasons(_evidence(**small | {"right": 50, "of": 200}, **kept))) == 2
+    assert len(_reasons(_evidence(**small | {"learned_p": None, "known_p": None}, **kept))) == 1
+    assert len(_reasons(_evidence(**small, **kept, tables=()))) == 1
+    # nor where the kind of task has no probabilities
+    assert len(_reasons(_evidence(**small, sure_before=(), sure_after=()))) == 2
 
 
 def test_the_figures_say_what_speaks_for_the_labels():
     figures = decide(CONFIG, [1.0], holdout_before=[1.0], labels=_evidence()).figures
     assert (figures.learned_p, figures.known_p) == (1e-9, 1e-9)
-    assert figures.contradicted_p == smaller_share_p(90, 100, 36, 40)
+    assert figures.contradicted_p == smaller_shares_p([Table(90, 100, 36, 40)])
     assert figures.gained_p == 1.0
+    assert (figures.sure_before, figures.sure_after) == (pytest.approx(0.9), pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("size", [1.01, math.inf, math.nan])

@@ -29,13 +29,20 @@ def test_a_set_of_labels_survives_the_way_through_a_string(labels):
     assert join_labels(sorted(labels, reverse=True)) == join_labels(labels)
 
 
+def _softmax(right: float, *others: float) -> float:
+    return math.exp(right) / sum(math.exp(logit) for logit in (right, *others))
+
+
 def test_classification_counts_right_answers_among_competing_labels():
     task = TASKS["classification"]
     logits = np.array([[2.0, 1.0, 3.0], [0.0, 1.0, 9.0]])
     targets = np.array(["a", "b"])
     everything = task.measure(logits, targets, {}, LABELS, 1.0)
     assert everything["score"].tolist() == [0.0, 0.0]
+    assert everything["sure"] == pytest.approx([_softmax(2, 1, 3), _softmax(1, 0, 9)])
     known = task.measure(logits, targets, {}, LABELS[:2], 1.0)
+    assert known["sure"] == pytest.approx([_softmax(2, 1), _softmax(1, 0)])
+    assert task.measure(logits, np.array(["x", "b"]), {}, LABELS, 1.0)["sure"][0] == 0
     assert task.figures(known, targets, 1.0) == {"accuracy": 1.0}
     assert task.per_label(everything, np.array(["c", "b"]), LABELS) == {"c": 0.0, "b": 0.0}
     assert task.encode(np.array(["b", "x"]), LABELS).tolist() == [1, -1]

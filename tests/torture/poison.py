@@ -1,9 +1,10 @@
 """Sessions that would make the model worse, and honest ones, against the gate. And learning that breaks.
 
-Every stream starts with clean sessions on handwritten digits; then comes one session that is poisoned,
-its held-out part too, or one that is honest. What a model is worth is measured on clean test images
-that nothing of the tool sees: worse is a loss of more than a point on what was known that a paired
-exact test finds significant. What was refused is measured as well: it says how many would have been.
+Every stream starts with clean sessions on handwritten digits, in one of the ways of STARTS after the
+other; then comes one session that is poisoned, its held-out part too, or one that is honest. What a
+model is worth is measured on clean test images that nothing of the tool sees: worse is a loss of more
+than a point on what was known that a paired exact test finds significant. What was refused is measured
+as well: it says how many would have been.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from tests.torture.poisons import HONEST, POISONED, STARTS, Digits, Start, digit
 MARGIN = 0.01  # a point, as --max-forgetting allows
 LEVEL = 0.05
 REFUSALS = 0.05  # share of honest sessions that may be refused
-QUICK_STARTS = ("one session",)
+SEEDS = 20
+FIRST_SEED = 1000  # the gate's levels were set on seeds below 100
 # labels that could be true: known digits that are called otherwise from now on, new ones that are all
 # called alike. Only the anchors speak against them, and fifty do not show every loss of a point.
 COULD_BE_TRUE = {
@@ -57,18 +59,15 @@ class Count:
 def run(plan: Plan) -> list[Row]:
     prepare_exports_once()
     counts: dict[str, Count] = defaultdict(Count)
-    tried = 0
-    for name, start in STARTS.items():
-        if plan.quick and name not in QUICK_STARTS:
-            continue
-        for seed in range(plan.seed, plan.seed + plan.size(start.seeds, 1)):
-            tried += 1
-            folder = plan.scratch / f"{seed} {name}"
-            digits = begin(folder, start, seed)
-            for kind in POISONED | HONEST:
-                attempt(folder, digits, kind, name, counts[kind])
-            shutil.rmtree(folder)
-    return [*gate_rows(counts, tried), *faulty_steps.rows(plan), *drifting.rows(plan)]
+    seeds = plan.size(SEEDS, 1)
+    for number in range(seeds):
+        name, seed = list(STARTS)[number % len(STARTS)], FIRST_SEED + plan.seed + number
+        folder = plan.scratch / f"{seed} {name}"
+        digits = begin(folder, STARTS[name], seed)
+        for kind in POISONED | HONEST:
+            attempt(folder, digits, kind, name, counts[kind])
+        shutil.rmtree(folder)
+    return [*gate_rows(counts, seeds), *faulty_steps.rows(plan), *drifting.rows(plan)]
 
 
 def gate_rows(counts: Mapping[str, Count], wanted: int) -> list[Row]:
