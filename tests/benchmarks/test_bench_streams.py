@@ -207,8 +207,8 @@ def test_a_stream_of_two_sessions_really_runs(
     assert "| turn 0 |" in capsys.readouterr().out
     content = json.loads((tmp_path / "stream-tiny-limit.json").read_text())
     assert {"machine", "date", "commit", "rows", "markdown"} <= set(content)
-    # a tenth of the training part is held out by adapt itself
-    assert [session["samples"] for session in content["sessions"]] == [27, 27]
+    # a fifth of the training part is held out by adapt itself: there are few
+    assert [session["samples"] for session in content["sessions"]] == [24, 24]
     assert all(test["agreement"] == 1 for test in content["tests"])
     assert (tmp_path / "streams" / "tiny-limit" / "workspace" / "workspace.json").is_file()
 

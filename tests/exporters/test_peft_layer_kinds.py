@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,9 @@ def test_four_ways_give_one_result(tmp_path: Path, name: str) -> None:
 
     base = {key: value.numpy() for key, value in before.items()}
     write_tensors(tmp_path / "base.safetensors", base)
-    merge([folder], tmp_path / "base.safetensors", tmp_path / "out.safetensors")
+    merge(
+        [folder], tmp_path / "base.safetensors", tmp_path / "out.safetensors", max_update=math.inf
+    )
     out = read_tensors(tmp_path / "out.safetensors")
     third, _ = build(name)
     third.load_state_dict({key: torch.from_numpy(value) for key, value in out.items()})
@@ -190,4 +193,9 @@ def test_a_sidecar_that_lies_is_found_by_the_shape(tmp_path: Path) -> None:
     base = {name: value.numpy() for name, value in model.state_dict().items()}
     write_tensors(tmp_path / "base.safetensors", base)
     with pytest.raises(AdapterError, match="an update of shape"):
-        merge([folder], tmp_path / "base.safetensors", tmp_path / "out.safetensors")
+        merge(
+            [folder],
+            tmp_path / "base.safetensors",
+            tmp_path / "out.safetensors",
+            max_update=math.inf,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,12 @@ def test_gpt_2_four_ways(tmp_path: Path, targets: tuple[str, ...]) -> None:
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
     state = {n: v.numpy() for n, v in model.state_dict().items() if n != "lm_head.weight"}
     write_tensors(tmp_path / "model.safetensors", state)
-    merge([tmp_path / "adapter"], tmp_path / "model.safetensors", tmp_path / "out.safetensors")
+    merge(
+        [tmp_path / "adapter"],
+        tmp_path / "model.safetensors",
+        tmp_path / "out.safetensors",
+        max_update=math.inf,
+    )
     merged = read_tensors(tmp_path / "out.safetensors")
     other = build("GPT2")
     problems = other.load_state_dict(

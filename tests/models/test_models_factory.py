@@ -147,7 +147,7 @@ def test_weights_are_taken_over_byte_for_byte(rows: Samples, tmp_path: Path) -> 
             {"0.weight": torch.zeros(4, 3), "0.bias": torch.zeros(4), "1.bias": torch.zeros(1)},
             "unknown 1.bias",
         ),
-        ({"0.weight": torch.zeros(4, 3), "0.bias": torch.full((4,), torch.inf)}, "not finite"),
+        ({"0.weight": torch.zeros(4, 3), "0.bias": torch.full((4,), torch.inf)}, "NaN or infinity"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(

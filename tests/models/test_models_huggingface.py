@@ -260,7 +260,7 @@ def test_weights_that_are_not_finite_are_refused(
     tensors = load_file(folder / "model.safetensors")
     tensors["embeddings.LayerNorm.bias"][0] = float("nan")
     (folder / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
-    refused(folder, texts, tmp_path, "not finite")
+    refused(folder, texts, tmp_path, "NaN or infinity")
 
 
 def test_a_folder_without_tokenizer_is_refused(

@@ -10,6 +10,7 @@ from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import ModelError
 from edge_pslora.progress import SilentProgress
 from edge_pslora.training.good_state import go_back, is_finite, remember
+from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, _features
 from tests.tiny import ArrayInputs, TinyBackbone, blobs
 from tests.torture.faulty_steps import PLACES, Fault, ends, learn, survives, watched
@@ -66,5 +67,9 @@ def test_features_that_are_not_finite_are_named() -> None:
     data = SessionData(ArrayInputs(x), y)
     with pytest.raises(ModelError, match=r"features before: .* NaN or infinity for 1 of 8"):
         _features(
-            TinyBackbone(Breaking()), data, AdaptConfig(), SilentProgress(), "features before"
+            TinyBackbone(Breaking()),
+            data,
+            plain_plan(AdaptConfig()),
+            SilentProgress(),
+            "features before",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_tensor_that_the_head_shares_is_refused(tmp_path, case, how):
     }[how]
     adapter = make(tmp_path, TIED[case], **more)
     with pytest.raises(AdapterError, match=r"head share .*config\.json.*; adapt other") as caught:
-        merge([adapter], tmp_path, tmp_path / "out.safetensors")
+        merge([adapter], tmp_path, tmp_path / "out.safetensors", max_update=math.inf)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -84,13 +85,15 @@ def test_a_tensor_that_the_head_shares_is_refused(tmp_path, case, how):
 @pytest.mark.parametrize("case", OWN)
 def test_an_embedding_of_its_own_is_merged(tmp_path, case):
     adapter = make(tmp_path, OWN[case])
-    report = merge([adapter], tmp_path, tmp_path / "out.safetensors")
+    report = merge([adapter], tmp_path, tmp_path / "out.safetensors", max_update=math.inf)
     assert f"{EMBEDDING}.weight" in report.merged
 
 
 def test_two_tensors_in_the_file_are_not_one(tmp_path):
     adapter = make(tmp_path, TIED["flag"], stored=(EMBEDDING, HEAD))
-    merge([adapter], tmp_path / "model.safetensors", tmp_path / "out.safetensors")
+    merge(
+        [adapter], tmp_path / "model.safetensors", tmp_path / "out.safetensors", max_update=math.inf
+    )
     base, out = (read_tensors(tmp_path / f"{n}.safetensors") for n in ("model", "out"))
     np.testing.assert_array_equal(base["lm_head.weight"], out["lm_head.weight"])
     assert not np.array_equal(base[f"{EMBEDDING}.weight"], out[f"{EMBEDDING}.weight"])
@@ -98,7 +101,7 @@ def test_two_tensors_in_the_file_are_not_one(tmp_path):
 
 def test_other_embeddings_and_other_layers_are_merged(tmp_path):
     adapter = make(tmp_path, TIED["flag"], adapted=POSITIONS)
-    report = merge([adapter], tmp_path, tmp_path / "out.safetensors")
+    report = merge([adapter], tmp_path, tmp_path / "out.safetensors", max_update=math.inf)
     assert set(report.merged) == {f"{POSITIONS}.weight", "model.q.weight"}
 
 
@@ -106,4 +109,4 @@ def test_a_damaged_config_is_named(tmp_path):
     adapter = make(tmp_path, {})
     (tmp_path / "config.json").write_text("{nonsense")
     with pytest.raises(ModelError, match=r"config\.json: expected strict JSON"):
-        merge([adapter], tmp_path, tmp_path / "out.safetensors")
+        merge([adapter], tmp_path, tmp_path / "out.safetensors", max_update=math.inf)
