@@ -121,7 +121,8 @@ def _data(model: Callable[..., bytes], kind: str) -> Callable[[Path], Callable[[
 
     def place(path: Path) -> Callable[[], None] | None:
         second = path.with_name("second.bin")
-        secret = path.with_name("secret.bin")
+        secret = path.parent / "elsewhere" / "secret.bin"
+        secret.parent.mkdir(exist_ok=True)
         secret.write_bytes(bytes(4096))
         far = {"far": 1 << 40, "short": 4092}.get(kind, 0)
         path.write_bytes(_outside(model, second.name, far, 2, 1000 if kind == "twice" else 1))
