@@ -45,9 +45,9 @@ def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scratch.mkdir()
     scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
     rows = _every_call(plan, scenes[:1], known, scratch, plan.size(0, 1))
-    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(0, 2))
+    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(0, 1))
     if only is None:
-        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 2))
+        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 1))
     if only is None or "resume" in only:
         rows += kill_resume.rows(plan, made, scratch)
     return rows
@@ -66,9 +66,9 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     scenes = [
         s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only
     ]
-    rows = _every_call(plan, scenes, known, scratch, plan.size(0, 3 if only is None else 20))
+    rows = _every_call(plan, scenes, known, scratch, plan.size(0, 2 if only is None else 20))
     if only is None:
-        rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
+        rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 12))
     return rows
 
 
