@@ -13,7 +13,6 @@ import pytest
 from tests.torture import endurance, kills, readers
 
 SECTIONS = {"kills": kills, "readers": readers, "endurance": endurance}
-FAULTS = [(name, fault) for name, section in SECTIONS.items() for fault in section.PLANTS]
 # in what row the fault shows, where several could
 SHOWN = {
     ("kills", "pointer before data"): {"promote: killed at each call"},
@@ -28,10 +27,10 @@ SHOWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Section -> fault ("": none) -> rows, all from one warm process."""
-    rows: Path = tmp_path_factory.mktemp("torture") / "rows.json"
+@pytest.mark.slow
+def test_nothing_that_must_never_happen_does_and_each_fault_is_found(tmp_path: Path) -> None:
+    """One test: its parts share a process that takes longer to start than they take."""
+    rows = tmp_path / "rows.json"
     command = [sys.executable, "-m", "tests.torture", *SECTIONS, "--quick", "--with-plants"]
     done = subprocess.run(
         [*command, "--rows", str(rows)],
@@ -41,24 +40,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(rows.read_text())
-    if result["kills"][""][0]["note"].startswith("skipped"):
+    found: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(rows.read_text())
+    if found["kills"][""][0]["note"].startswith("skipped"):
         pytest.skip("ptrace is not permitted here: nothing was killed")
-    return result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SECTIONS)
-def test_nothing_that_must_never_happen_does(found, name):
-    rows = found[name][""]
-    assert [(row["what"], row["note"]) for row in rows if not row["met"]] == []
-    assert sum(row["cases"] for row in rows) > 20
-
-
-@pytest.mark.parametrize(("name", "fault"), FAULTS)
-def test_a_planted_fault_is_found(found, name, fault):
-    missed = {row["what"] for row in found[name][fault] if not row["met"]}
-    assert missed >= SHOWN.get((name, fault), set())
-    assert missed
-    # found for what it is, and not because the part died of it
-    assert not any("ended by itself" in what for what in missed)
+    for name, section in SECTIONS.items():
+        as_it_is = found[name][""]
+        assert [(row["what"], row["note"]) for row in as_it_is if not row["met"]] == []
+        assert sum(row["cases"] for row in as_it_is) > 20
+        for fault in section.PLANTS:
+            missed = {row["what"] for row in found[name][fault] if not row["met"]}
+            assert missed >= SHOWN.get((name, fault), set())
+            assert missed, fault
+            # found for what it is, and not because the part died of it
+            assert not any("ended by itself" in what for what in missed), fault
