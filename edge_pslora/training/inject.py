@@ -113,11 +113,16 @@ class _AddDelta(nn.Module):
 @contextmanager
 def _parametrized(module: nn.Module, adapter: Adapter, tensor_name: str) -> Iterator[None]:
     # for modules that do more with the weight than the plain layer, or whose weight others read
+    order = [name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)]
     parametrize.register_parametrization(module, tensor_name, _AddDelta(adapter))
     try:
         yield
     finally:
         parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=False)
+        for name in order:  # torch puts the weight back behind the others
+            parameter = module.get_parameter(name)
+            delattr(module, name)
+            module.register_parameter(name, parameter)
 
 
 # what a kind computes, and the class that computes just that

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ def test_the_command_itself_locked_killed_and_run_again(two_sessions, run, tmp_p
         while not list((killed / "staging").glob("*.run/training.safetensors")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # or it might be done before the second begins
         second = run(*command)
         process.kill()
     assert second.code == 5

@@ -130,7 +130,9 @@ def _adaptations(plan: Plan, folder: Path) -> list[Row]:
         name = layout.generation_name(number)
         course.history.add((path / layout.GENERATIONS / name / layout.HISTORY).stat().st_size)
     after = _held(temporary)
-    rows = [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course, warm)]
+    rows = [*_held_rows(count, warm, before, after), *_disk_rows(count, path, course)]
+    if not plan.quick:  # a few on a busy machine say nothing of time
+        rows.append(_time_row(count, course, warm))
     return [replace(row, what=f"adapt in a row: {row.what}") for row in rows]
 
 
@@ -158,7 +160,7 @@ def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
     ]
 
 
-def _disk_rows(count: int, path: Path, course: _Course, warm: int) -> list[Row]:
+def _disk_rows(count: int, path: Path, course: _Course) -> list[Row]:
     opened = Workspace.open(path)
     total = sum(entry.bytes for entry in opened.header.base_files.values())
     manifests = 0
@@ -173,22 +175,19 @@ def _disk_rows(count: int, path: Path, course: _Course, warm: int) -> list[Row]:
     note = (
         f"{kept} generations, {found // max(1, kept)} bytes each, {manifests // count} of manifest"
     )
-    some = min(50, (count - warm) // 2)
-    first, last = _middle(course.seconds[warm:][:some]), _middle(course.seconds[-some:])
-    pace = f"{1000 * first:.0f} ms of CPU at first, {1000 * last:.0f} ms at the end"
     return [
         Row("bytes on the disk that no manifest names", count, found - total, count, note=note),
         Row("leftovers in staging", count, len(list((path / layout.STAGING).iterdir())), count),
         Row("sizes of the history but one", count, len(course.history) - 1, count),
-        Row(
-            "an adaptation's time, growth in times",
-            count,
-            round(last / first - 1, 2),
-            count,
-            1.0,
-            pace,
-        ),
     ]
+
+
+def _time_row(count: int, course: _Course, warm: int) -> Row:
+    some = min(50, (count - warm) // 2)
+    first, last = _middle(course.seconds[warm:][:some]), _middle(course.seconds[-some:])
+    pace = f"{1000 * first:.0f} ms of CPU at first, {1000 * last:.0f} ms at the end"
+    name = "an adaptation's time, growth in times"
+    return Row(name, count, round(last / first - 1, 2), count, 1.0, pace)
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -22,7 +22,6 @@ SHOWN = {
         "adapt in a row: RSS growth, %",
         "adapt in a row: descriptors left open",
         "adapt in a row: temporary files left",
-        "adapt in a row: an adaptation's time, growth in times",
     },
 }
 

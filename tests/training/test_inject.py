@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -72,7 +74,7 @@ CASES = {
 
 def _case(name: str, seed: int = 0) -> tuple[nn.Sequential, dict[str, Adapter], torch.Tensor]:
     layer, target, x = CASES[name]
-    model = nn.Sequential(layer).eval().requires_grad_(False)
+    model = nn.Sequential(copy.deepcopy(layer)).eval().requires_grad_(False)
     adapters = new_adapters(
         find_targets(model, [target]), 3, 2.0, torch.Generator().manual_seed(seed)
     )
