@@ -18,7 +18,7 @@ from edge_pslora.workspace.tensors import read_header
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 CHUNK = 4 << 20
 _MAX_INDEX = 64 << 20
-_SHARD = re.compile(r"[\w.\-]+\.safetensors")
+_SHARD = re.compile(r"[A-Za-z0-9_.\-]{1,200}\.safetensors")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ def _one(
     size = os.fstat(output).st_size
     text = os.pread(output, min(size, 1 << 16), 0).decode("utf-8", "replace")
     if command:
-        _check_lines(text, outcome)
+        report = task.argv is not None and task.argv(folder)[0] == "status"
+        _check_lines(text, outcome, report)
     elif text:
         outcome.problems.append(f"printed {text[:200]!r}")
     outcome.problems += watch.events[:3]
@@ -235,9 +236,12 @@ def _command(argv: list[str], task: Task, outcome: Outcome) -> None:
         outcome.problems.append(f"exit code {code}")
 
 
-def _check_lines(text: str, outcome: Outcome) -> None:
-    """Of a refusal exactly one line; of what was accepted any, but no traceback."""
-    lines = text.splitlines()
+def _check_lines(text: str, outcome: Outcome, report: bool) -> None:
+    """Of a refusal exactly one line; of what was accepted any, but no traceback.
+
+    report: the command tells what is there, damage and all, before it ends with its one line.
+    """
+    lines = text.splitlines()[-1:] if report else text.splitlines()
     if outcome.accepted:
         if "Traceback" in text:
             outcome.problems.append("a traceback")
