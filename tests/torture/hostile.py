@@ -23,7 +23,7 @@ from tests.torture.mutant_runner import Outcome, Task, run_mutants, trim
 from tests.torture.mutants import Mutant, mutants, no_files
 from tests.torture.plan import Plan, Row
 
-FULL, QUICK = 2000, 20
+FULL, QUICK = 2000, 10
 _OTHER_NAMES = (
     ".csv",
     ".npz",

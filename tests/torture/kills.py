@@ -68,7 +68,7 @@ def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
     ]
     rows = _every_call(plan, scenes, known, scratch, plan.size(0, 2 if only is None else 20))
     if only is None:
-        rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 12))
+        rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 6))
     return rows
 
 
