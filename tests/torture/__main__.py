@@ -110,7 +110,13 @@ def _in_process(name: str, arguments: argparse.Namespace) -> tuple[list[Row], fl
         rows = Path(folder) / "rows.json"
         subprocess.run([*command, "--rows", str(rows)], env=environment, check=False)
         found = json.loads(rows.read_text()) if rows.exists() else []
-    return [Row(**row) for row in found], time.monotonic() - began
+    made, took = [Row(**row) for row in found], time.monotonic() - began
+    print(f"{name}: {took:.0f} s", *_missed(made), sep="\n  ", file=sys.stderr, flush=True)
+    return made, took
+
+
+def _missed(rows: list[Row]) -> list[str]:
+    return [f"NOT MET: {r.what}: {r.bad:g} of {r.cases}: {r.note}" for r in rows if not r.met]
 
 
 def _parser() -> argparse.ArgumentParser:
