@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import os
 
 import typer
 
-from edge_pslora.cli.main import app
+from edge_pslora.cli.main import app, main
 
 
 def keep_command() -> None:
@@ -17,3 +20,11 @@ def keep_command() -> None:
     if not hasattr(typer.main.get_command, "cache_info"):
         typer.main.get_command = functools.cache(typer.main.get_command)
     typer.main.get_command(app)
+
+
+def warm_command() -> None:
+    """And reads one, of nothing: what is imported for that need not be imported in each child."""
+    keep_command()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        main(["status", os.devnull])

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from edge_pslora.data import files
-from tests.command_kit import keep_command
+from tests.command_kit import warm_command
 from tests.torture.hostile import PLANTS, row_of
 from tests.torture.hostile_data import CSV, data_tasks
 from tests.torture.mutant_runner import run_mutants
@@ -27,7 +27,7 @@ MUTANTS = (
 def main() -> int:
     task = next(task for task, _ in data_tasks() if task.name == "csv")
     found = {}
-    keep_command()  # before the first fork
+    warm_command()  # before the first fork
     with tempfile.TemporaryDirectory(prefix="torture-faults-") as folder:
         Path(folder).chmod(0o755)
         for name, plant in {"none": lambda: None, **PLANTS}.items():
