@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.machine import commit, machine, now
 from edge_pslora.workspace.durable import write_bytes
+from tests.command_kit import warm_command
 from tests.torture.forked import in_processes
 from tests.torture.plan import Plan, Row, Section, format_rows
 from tests.torture.sections import SECTIONS, load_section
@@ -24,6 +25,7 @@ OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "out"
 
 def main() -> int:
     arguments = _parser().parse_args()
+    warm_command()
     if arguments.with_plants:
         return _with_plants(arguments)
     if arguments.rows is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.torture import kill_plants, kill_resume
 from tests.torture.forked import fast_folder, in_processes
-from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
+from tests.torture.kill_once import Ends, Found, Kill, attempt, snapshot, uninterrupted
 from tests.torture.kill_scenes import Materials, Scene, learning_scenes, light_scenes
 from tests.torture.kill_scenes_apply import apply_scenes
 from tests.torture.plan import Plan, Row
@@ -79,8 +79,9 @@ def _every_call(
     rows = []
     for scene in scenes:
         known[scene.name] = ends = _ends(plan, scene, scratch)
-        step = max(1, ends.calls // most) if most else 1
-        kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
+        step = -(-ends.calls // most) if most else 1
+        first = 1 + (step // 2 + plan.seed) % step
+        kills = [Kill(number) for number in range(first, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
         found, note = _tried(tries, scratch)
         note = note or f"{ends.calls} calls"
@@ -136,9 +137,10 @@ def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
 
 def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
     """Run once in this process before: what is imported then need not be in each child."""
-    light = not scene.dated
-    if light:  # the others ran here when what scenes start from was made
-        folder = scene.copied(scratch / "warm")
-        scene.run(folder)
-        shutil.rmtree(folder)
-    return uninterrupted(scene, scratch, twice=light or not plan.quick)
+    if scene.dated:  # those ran here when what scenes start from was made
+        return uninterrupted(scene, scratch, timed=not plan.quick)
+    folder = scene.copied(scratch / "warm")
+    scene.run(folder)
+    warm = snapshot(folder)
+    shutil.rmtree(folder)
+    return uninterrupted(scene, scratch, timed=not plan.quick, earlier=warm)
