@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from edge_pslora.update.delta_file import DELTA_FILE, DeltaFile, open_delta
 from edge_pslora.update.replay_plan import Plan, entries, make_plan
 from edge_pslora.update.replay_write import Digester, write_plan
 from edge_pslora.workspace import durable, layout
+from edge_pslora.workspace.beside import beside
 from edge_pslora.workspace.reading import FileDigest, digest_open
 from edge_pslora.workspace.tensor_header import DTYPES, file_order
 from edge_pslora.workspace.tensors import TensorFile, open_tensors
@@ -138,10 +139,12 @@ def _check_inputs(opened: DeltaFile, base: TensorFile, parent: TensorFile) -> No
     delta = opened.delta
     number = "the base" if delta.parent is None else f"generation {delta.parent}"
     wanted = [(base, delta.base_model, "the base"), (parent, delta.parent_model, number)]
-    files = [base] if parent is base else [base, parent]
-    with ThreadPoolExecutor(len(files)) as pool:
-        digests = list(pool.map(_digest, files))
-    for (file, digest, name), found in zip(wanted, [digests[0], digests[-1]], strict=True):
+    if parent is base:
+        digests = [_digest(base)] * 2
+    else:
+        with beside(partial(_digest, parent)) as of_parent:
+            digests = [_digest(base), of_parent()]
+    for (file, digest, name), found in zip(wanted, digests, strict=True):
         if found != digest:
             raise ModelError(
                 str(file.path),

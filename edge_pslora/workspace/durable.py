@@ -14,12 +14,13 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_pslora.errors import EdgePsloraError, InputError, WorkspaceError
+from edge_pslora.workspace.beside import beside
 from edge_pslora.workspace.reading import FileDigest, digest_open, open_regular, read_into
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -82,10 +83,9 @@ class Append:
     @contextmanager
     def syncing(self) -> Iterator[None]:
         """What was appended goes to the disk while the block runs; a failed fsync is raised at its end."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            synced = pool.submit(os.fsync, self.descriptor)
+        with beside(partial(os.fsync, self.descriptor)) as synced:
             yield
-            synced.result()
+            synced()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from edge_pslora.workspace.workspace import Workspace
 from tests.torture.disk import Content, Tree
 
 SAID = ".said/out"
+_LONGEST = 300  # seconds: what takes longer hangs
 Work = Callable[[], int]
 # (folder, scene, its tree, ends, whether the end was reported) -> what is wrong, or None
 Judge = Callable[[Path, "Scene", Tree, "Ends", bool], str | None]
@@ -95,11 +97,12 @@ def perform(
 
 
 def in_child(work: Work) -> int:
-    """Its exit code, or minus the signal's number."""
+    """Its exit code, or minus the signal's number: that of SIGALRM if it does not end."""
     child = os.fork()
     if child == 0:
         code = 70
         try:
+            signal.alarm(_LONGEST)
             code = work()
         finally:
             os._exit(code)
