@@ -14,6 +14,8 @@ HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
+Precision = Literal["auto", "float32", "bf16"]
+PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
@@ -176,6 +178,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How a session is computed, where TrainConfig says what. None and "auto": planned from the model,
+    the data, the processor and the budgets (training/plan.py has what came of it).
+
+    precision: of the frozen base's products in training; the head's statistics, the merge and all
+    checks stay in float32. micro_batch: samples at once; gradients add up to the batch's.
+    checkpointing: activations are computed again in the backward pass instead of kept.
+    prefix_cache: what is kept of the layers below the lowest adapter, so that they run once a session.
+    adapt_depth: share of the layers, counted from the top, that may get adapters.
+    """
+
+    precision: Precision = "auto"
+    micro_batch: int | None = None
+    checkpointing: bool | None = None
+    prefix_cache: PrefixCache = "auto"
+    adapt_depth: float = 1.0
+
+    def __post_init__(self) -> None:
+        size, depth = self.micro_batch, self.adapt_depth
+        _require(size is None or size >= 1, "--micro-batch", "at least 1", size)
+        _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """Limits in bytes and seconds; None means no limit.
 
@@ -220,6 +246,7 @@ class AdaptConfig:
     merge: MergeRule = "constructive"
     head: HeadConfig = field(default_factory=HeadConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

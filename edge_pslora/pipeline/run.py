@@ -52,6 +52,7 @@ from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
@@ -175,6 +176,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             memory,
             data,
             config,
+            plan=plain_plan(config),
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=FileCheckpoints(staged.scratch / "training.safetensors"),

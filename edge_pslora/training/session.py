@@ -41,6 +41,7 @@ from edge_pslora.training.merging import (
     target_weights,
 )
 from edge_pslora.training.norms import norm_parameters
+from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -86,6 +87,7 @@ def run_session(
     data: SessionData,
     config: AdaptConfig,
     *,
+    plan: TrainingPlan | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
@@ -96,9 +98,11 @@ def run_session(
     them half changed: the caller then discards the model.
 
     Args:
+        plan: how it is computed; None: whole batches in float32.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
     """
+    plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
     clock = _Clock()
     targets = find_targets(model.backbone.model, config.lora.target_modules)
@@ -122,7 +126,7 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, config, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage),
         generator,
     )
     clock.lap("features before")
@@ -235,11 +239,11 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, config: AdaptConfig, progress: Progress, stage: str
+    backbone: Backbone, data: SessionData, plan: TrainingPlan, progress: Progress, stage: str
 ) -> torch.Tensor:
     progress.start(stage, len(data.inputs))
     features = extract_features(
-        backbone, data.inputs, config.train.batch_size, lambda n: progress.advance(n)
+        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
     )
     progress.finish()
     if not bool(features.isfinite().all()):

@@ -10,6 +10,7 @@ from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import ModelError
 from edge_pslora.progress import SilentProgress
 from edge_pslora.training.good_state import go_back, is_finite, remember
+from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, _features
 from tests.tiny import ArrayInputs, TinyBackbone, blobs
 from tests.torture.faulty_steps import PLACES, Fault, ends, learn, survives, watched
@@ -68,7 +69,7 @@ def test_features_that_are_not_finite_are_named() -> None:
         _features(
             TinyBackbone(Breaking()),
             data,
-            AdaptConfig(),
+            plain_plan(AdaptConfig()),
             SilentProgress(),
             "features before",
         )
