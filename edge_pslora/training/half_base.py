@@ -28,7 +28,7 @@ HALF = torch.bfloat16
 
 @contextmanager
 def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """Within the block the backbone computes with W + D in bf16; afterwards with W, to the bit as before."""
+    """Within the block the backbone computes with W + D in bf16; afterwards with W as it was, to the bit."""
     model = backbone.model
     own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
     others = {name: a for name, a in adapters.items() if name not in own}

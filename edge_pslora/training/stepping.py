@@ -1,4 +1,4 @@
-"""The model as training steps compute it: adapters in place, in the plan's precision and within its memory."""
+"""The model as training steps compute it: with its adapters, in the plan's precision and memory."""
 
 from __future__ import annotations
 

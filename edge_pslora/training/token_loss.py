@@ -40,7 +40,8 @@ def states_out(
             logits = backbone(**probe)
             with replaced(layer, _itself):
                 states = backbone(**probe)
-            if states.shape[-1] != layer.in_features or not torch.equal(layer(states), logits):
+            fits = states.shape[-1] == layer.in_features
+            if not fits or not torch.equal(layer(states.to(layer.weight.dtype)).float(), logits):
                 layer = None
     if layer is None:
         yield None
