@@ -68,7 +68,7 @@ def half_problem(
     try:
         with half_base(backbone, adapters):
             found = backbone(**probe)
-            found.sum().backward()  # type: ignore[no-untyped-call]
+            found.sum().backward()
     except (RuntimeError, TypeError) as error:
         return (str(error).splitlines() or ["it failed"])[0][:200]
     finally:

@@ -55,7 +55,7 @@ def chunked_token_loss(states: torch.Tensor, layer: nn.Linear, inputs: Inputs) -
     kept = (inputs[MASK][:, 1:] != 0).flatten()
     wanted = inputs[IDS][:, 1:].flatten()[kept]
     rows = states[:, :-1].flatten(0, 1)[kept]
-    loss: torch.Tensor = _TokenLoss.apply(rows, layer.weight, layer.bias, wanted)
+    loss: torch.Tensor = _TokenLoss.apply(rows, layer.weight, layer.bias, wanted)  # type: ignore[no-untyped-call]
     return loss
 
 
