@@ -5,22 +5,25 @@ Every step looks first whether its result is there already, so that a killed run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_pslora.device import receive
 from edge_pslora.device.receive import Offer
 from edge_pslora.errors import BundleError, EdgePsloraError, InputError
+from edge_pslora.exporters.onnx_safety import check_onnx
 from edge_pslora.update.bundle import BASE_PREFIX
 from edge_pslora.update.delta import DELTA_FILE
 from edge_pslora.update.replay import replay
 from edge_pslora.workspace import durable, layout
+from edge_pslora.workspace.adapter_folder import read_adapter
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.reading import digest_file
 from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.tensors import open_tensors
 from edge_pslora.workspace.workspace import Workspace
 
-_LOCATION = b"\x0a\x08location"  # how a constant inside the graph begins to name another file
 _MODEL_FILES = (layout.MODEL, layout.ONNX, layout.ONNX_DATA)
 
 
@@ -61,7 +64,8 @@ def assemble(offer: Offer, workspace: Workspace, staged: Staged) -> None:
     receive.result_files(staged.folder, offer)
     base = workspace.base / layout.MODEL
     check_tensors(staged.folder / layout.MODEL, base, offer.where)
-    _check_onnx(staged.folder, offer)
+    check_onnx(staged.folder / layout.ONNX, error=BundleError)
+    _check_memory(staged.folder, offer)
 
 
 def _replay(offer: Offer, workspace: Workspace, staged: Staged) -> None:
@@ -78,7 +82,7 @@ def _replay(offer: Offer, workspace: Workspace, staged: Staged) -> None:
     workspace.verify_base()
     model = None if parent is None else parent.path / layout.MODEL
     out = staged.folder / layout.MODEL
-    try:
+    with _as_bundle_errors("get a full bundle instead; nothing was changed"):
         if layout.ONNX not in made:
             replay(delta, workspace.base, model, out)
         else:
@@ -87,12 +91,18 @@ def _replay(offer: Offer, workspace: Workspace, staged: Staged) -> None:
 
             deployed = _copy_deployed(offer, parent, staged.folder)
             replay_onnx(delta, workspace.base, model, out, deployed)
+
+
+@contextmanager
+def _as_bundle_errors(remedy: str) -> Iterator[None]:
+    """The files are the bundle's, whichever part of the library finds fault with them."""
+    try:
+        yield
+    except BundleError:
+        raise
     except InputError as problem:
         raise BundleError(
-            problem.where,
-            expected=problem.expected,
-            found=problem.found,
-            remedy="get a full bundle instead; nothing was changed",
+            problem.where, expected=problem.expected, found=problem.found, remedy=remedy
         ) from problem
 
 
@@ -116,21 +126,15 @@ def _is_there(offer: Offer, folder: Path, name: str) -> bool:
     return path.is_file() and digest_file(path) == offer.bundle.result[name]
 
 
-def _check_onnx(folder: Path, offer: Offer) -> None:
-    """The file is laid out as ours are: nothing of it lies outside the folder."""
-    from edge_pslora.exporters.onnx_read import open_model
-
-    with open_model(folder / layout.ONNX, error=BundleError) as file:
-        named = {path.name for path in (file.path, file.data) if path is not None}
-        inner = [node.SerializeToString() for node in file.model.graph.node]
-        inner += [*file.model.functions, *file.model.graph.sparse_initializer]
-    if named - offer.bundle.result.keys() or any(_LOCATION in part for part in inner):
-        raise BundleError(
-            offer.where,
-            expected=f"an ONNX file with its weights in it or in {layout.ONNX_DATA}",
-            found="weights elsewhere",
-            remedy="tell who made the bundle; nothing was changed",
-        )
+def _check_memory(folder: Path, offer: Offer) -> None:
+    """What sessions here would go on from: strict headers, and an adapter of the ranks that it names."""
+    for name in offer.bundle.result:
+        if name.endswith(".safetensors"):
+            with open_tensors(folder / name, error=BundleError):
+                pass
+    if f"{layout.ADAPTER}/adapter_config.json" in offer.bundle.result:
+        with _as_bundle_errors("tell who made the bundle; nothing was changed"):
+            read_adapter(folder / layout.ADAPTER)
 
 
 def generation_of(offer: Offer, workspace: Workspace) -> Generation | None:

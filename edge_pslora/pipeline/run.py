@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
-from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.candidate import (
+    Candidate,
+    require_room,
+    session_metrics,
+    write_candidate,
+)
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -90,6 +96,9 @@ def adapt(
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
+    # a network refers to itself in circles, and Python puts their collection off until a quarter of all
+    # that the process holds is new: a process of many sessions would grow with each
+    gc.collect()
     config = config or AdaptConfig()
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
@@ -99,6 +108,7 @@ def adapt(
     request = ModelRequest(model, weights, options, kept_options(read))
     if not Workspace.exists(path) and model is None:
         raise model_needed(path)
+    require_no_trial(path)  # again under the lock; here before the data are read
     with stages.stage("reading"):
         dataset = read_for(Path(data), read, path)
         train, held = parts(dataset, config.train.seed)
@@ -155,6 +165,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
+    # before the training, not after it
+    floats = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    require_room(workspace.path, 4 * floats, config)
     staged = workspace.begin(digest)
     with open_base(workspace.base, model) as base_weights:
         result = run_session(
@@ -191,7 +204,10 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
         known = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
-        decision, figures = judge(config.gate, new, old, holdout, known, session, result.unseen)
+        sizes = {layer.name: layer.relative_norm for layer in result.layers}
+        decision, figures = judge(
+            config.gate, new, old, holdout, known, session, result.unseen, sizes
+        )
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)

@@ -22,7 +22,9 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
+from edge_pslora.core.lora import relative_norm
 from edge_pslora.core.stability import stability_target
+from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
@@ -209,7 +211,7 @@ def run_session(
         LayerReport(
             t.name,
             config.lora.rank,
-            float(deltas[t.name].norm() / as_matrix(base_weights(t.weight_name), t).norm()),
+            relative_norm(deltas[t.name], as_matrix(base_weights(t.weight_name), t)),
             kept[t.name],
             history[t.name].rank,
             history[t.name].eps,
@@ -259,6 +261,14 @@ def _features(
         backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
     )
     progress.finish()
+    if not bool(features.isfinite().all()):
+        bad = int((~features.isfinite()).flatten(1).any(1).sum())
+        raise ModelError(
+            stage,
+            expected="finite features of every sample",
+            found=f"NaN or infinity for {bad} of {len(features)}",
+            remedy="the old model was kept; look at these samples, or lower --learning-rate",
+        )
     return features
 
 

@@ -91,7 +91,7 @@ class Workspace:
         durable.publish_folder(base, final)
         durable.make_folder(path / layout.GENERATIONS)
         replace_pointer(path, NOTHING)
-        durable.fsync_folder(path.absolute().parent)  # before there is a workspace that has no name
+        durable.sync_parents(path)  # before there is a workspace that may lose its name
         durable.write_bytes(path / layout.WORKSPACE_FILE, header.encode(content))
         return cls.open(path)
 
@@ -243,7 +243,6 @@ class Workspace:
         target = self.generation(to)
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
-        durable.remove_leftovers(self.path, layout.CURRENT)
         staging.forget_published(self.path, self.generations())
         if state is not None and trial is not None:
             state = going_back(state, to)

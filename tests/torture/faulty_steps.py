@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,16 @@ class _Watched(AdamW):
         _OPTIMIZERS[:] = [self]
 
 
+@contextmanager
+def watched() -> Iterator[None]:
+    """Within the block the loop's optimiser can be got at."""
+    loop.AdamW = _Watched  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        loop.AdamW = AdamW  # type: ignore[misc]
+
+
 def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:
     """At different steps, none at the first: no layer is to look dead."""
     steps = 1 + rng.permutation(STEPS - 1)[:count]
@@ -105,19 +116,16 @@ def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:
 
 def rows(plan: Plan) -> list[Row]:
     rng = np.random.default_rng([plan.seed, 4])
-    sessions = plan.size(400, 40)
+    sessions = plan.size(400, 15)
     bad = unended = 0
     first = ""
-    loop.AdamW = _Watched  # type: ignore[misc]
-    try:
+    with watched():
         for number in range(sessions):
             faults = random_faults(1 + number % loop.MAX_BAD_STEPS, rng)
             if not survives(faults, number):
                 bad += 1
                 first = first or str(sorted(faults.items()))
             unended += not ends(random_faults(loop.MAX_BAD_STEPS + 1, rng), number)
-    finally:
-        loop.AdamW = AdamW  # type: ignore[misc]
     return [
         Row(
             "NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first
