@@ -27,6 +27,7 @@ from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
+from edge_pslora.training.allocator import give_back
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
@@ -223,6 +224,7 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
+        give_back()  # or the next stage's peak comes on top of what this one left in the heap
         self._last = now
 
 

@@ -34,3 +34,12 @@ def return_at_once() -> bool:
         return False
     done = library.mallopt(_MMAP_THRESHOLD, _MAPPED_FROM)
     return bool(done and library.mallopt(_TRIM_THRESHOLD, _MAPPED_FROM))
+
+
+def keep_freed() -> bool:
+    """The opposite, as glibc sets itself after a few large blocks were freed."""
+    library = _glibc()
+    if library is None:
+        return False
+    done = library.mallopt(_MMAP_THRESHOLD, 32 << 20)
+    return bool(done and library.mallopt(_TRIM_THRESHOLD, 64 << 20))
