@@ -73,9 +73,7 @@ class Choice:
         return max(self.peaks.values())
 
 
-def peaks(
-    found: Footprint, micro: int, batch: int, way: Way, *, returning: bool
-) -> dict[str, int]:
+def peaks(found: Footprint, micro: int, batch: int, way: Way, *, returning: bool) -> dict[str, int]:
     """Stage -> the process's largest resident memory in it."""
     waste = KERNEL_SHARE * (1.0 if returning else HEAP_WASTE)
     base = found.resident + MARGIN

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +12,18 @@ import torch
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.footprint import Footprint, Growth, Way
 from edge_pslora.models.types import Backbone, LoadedModel
-from edge_pslora.training.allocator import give_back
 from edge_pslora.pipeline.resources import rss_bytes
 from edge_pslora.tasks import TASKS
-from edge_pslora.training.half_base import half_base
-from edge_pslora.training.inject import Adapter, injected, new_adapters
+from edge_pslora.training.allocator import give_back
+from edge_pslora.training.inject import Adapter, new_adapters
 from edge_pslora.training.live_bytes import LiveBytes
 from edge_pslora.training.memory import Memory
+from edge_pslora.training.plan import TrainingPlan, UsedPrecision
 from edge_pslora.training.session import SessionData
+from edge_pslora.training.session_loss import session_loss
+from edge_pslora.training.stepping import stepping
 from edge_pslora.training.targets import Target
+from edge_pslora.training.token_loss import LARGE
 
 # measured: what torch.export, onnxscript and onnxruntime bring into a process before any weight
 EXPORT_LIBRARIES = 150 << 20
@@ -45,14 +48,22 @@ class Known:
     first: bool
 
 
-def measure(known: Known, precisions: tuple[str, ...]) -> Footprint:
+def ways_of(
+    precisions: Sequence[UsedPrecision], config: AdaptConfig
+) -> list[tuple[UsedPrecision, bool]]:
+    """(precision, checkpointing), the fastest first: computing forward twice costs a third."""
+    wanted = config.engine.checkpointing
+    again = (False, True) if wanted is None else (wanted,)
+    return [(precision, twice) for precision in precisions for twice in again]
+
+
+def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
     """precisions: those to choose from, the preferred first."""
-    model, config, head = known.model, known.config, known.memory.head
+    model, config = known.model, known.config
     adapters = _adapters(known)
-    names = len(set(known.data.targets.tolist())) if head.kind == "label-text" else 0
-    ways = tuple(
-        Way(name, False, _with_names(_growth(known, adapters, name), names)) for name in precisions
-    )
+    size = config.train.batch_size
+    plans = [TrainingPlan(size, size, *way) for way in ways_of(precisions, config)]
+    ways = [_way(known, adapters, plan) for plan in plans]
     features = _measured(known, lambda inputs: _forward(model.backbone, inputs))
     weights = sum(p.numel() for p in model.backbone.model.parameters()) * 4
     adapted = [4 * t.shape[0] * t.shape[1] for t in known.targets]
@@ -77,7 +88,7 @@ def measure(known: Known, precisions: tuple[str, ...]) -> Footprint:
             + features.fixed,
             2 * features.each,
         ),
-        ways=ways,
+        ways=tuple(way for way in ways if way is not None),
     )
 
 
@@ -100,32 +111,37 @@ def _results(known: Known) -> int:
     return features + 2 * 8 * count * size + 12 * 8 * size * size + scores
 
 
-def _growth(known: Known, adapters: Mapping[str, Adapter], precision: str) -> Growth:
+def _way(known: Known, adapters: Mapping[str, Adapter], plan: TrainingPlan) -> Way | None:
+    """None: this model cannot be computed so."""
     task = TASKS[known.memory.head.task_type]
-    backbone = known.model.backbone
+    backbone, inputs = known.model.backbone, known.data.inputs
     labels = known.memory.head.labels
     wanted = None if task.has_head else task.encode(known.data.targets[:2], labels)
+    with ExitStack() as stack:
+        few = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
+        if stack.enter_context(stepping(backbone, adapters, plan, few)):
+            return None
+        loss = stack.enter_context(
+            session_loss(task, backbone, adapters, inputs, known.config, plan)
+        )
 
-    def step(inputs: Mapping[str, torch.Tensor]) -> None:
-        outputs = backbone(**inputs)
-        if wanted is None:
-            loss = outputs.square().sum()
-        else:
-            loss = task.loss(outputs, wanted[: len(outputs)], dict(inputs), 1.0)
-        loss.backward()
-        for adapter in adapters.values():
-            adapter.A.grad = adapter.B.grad = None
+        def step(batch: dict[str, torch.Tensor]) -> None:
+            outputs = backbone(**batch)
+            value = outputs.square().sum()
+            if wanted is not None:
+                value = loss(outputs, wanted[: len(outputs)], batch, 1.0)
+            value.backward()  # type: ignore[no-untyped-call]
+            for adapter in adapters.values():
+                adapter.A.grad = adapter.B.grad = None
 
-    with _precision(backbone, adapters, precision):
-        return _measured(known, step)
-
-
-def _precision(
-    backbone: Backbone, adapters: Mapping[str, Adapter], precision: str
-) -> AbstractContextManager[None]:
-    if precision == "bf16":
-        return half_base(backbone, adapters)
-    return injected(backbone.model, adapters)
+        taken = _measured(known, step)
+    head = known.memory.head
+    # the labels' names go through the model in every step, as further samples do
+    names = len(set(known.data.targets.tolist())) if head.kind == "label-text" else 0
+    # small parts make their logits at once
+    logits = 0 if task.has_head else 4 * LARGE
+    fixed = taken.fixed + names * taken.each + logits
+    return Way(plan.precision, plan.checkpointing, Growth(fixed, taken.each))
 
 
 @torch.no_grad()
@@ -133,7 +149,7 @@ def _forward(backbone: Backbone, inputs: Mapping[str, torch.Tensor]) -> None:
     backbone(**inputs)
 
 
-def _measured(known: Known, work: Callable[[Mapping[str, torch.Tensor]], None]) -> Growth:
+def _measured(known: Known, work: Callable[[dict[str, torch.Tensor]], None]) -> Growth:
     """From one sample and from two, the longest: what each further one takes."""
     order = np.argsort(known.data.inputs.lengths(), kind="stable").astype(np.int64)[::-1]
     taken = []
@@ -144,8 +160,3 @@ def _measured(known: Known, work: Callable[[Mapping[str, torch.Tensor]], None]) 
         taken.append(live.peak)
     each = max(taken[1] - taken[0], taken[0] // 2)
     return Growth(max(0, taken[0] - each), each)
-
-
-def _with_names(growth: Growth, names: int) -> Growth:
-    """The labels' names go through the model in every step, as further samples do."""
-    return Growth(growth.fixed + names * growth.each, growth.each)

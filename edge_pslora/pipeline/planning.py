@@ -59,6 +59,7 @@ def make_plan(known: Known) -> tuple[TrainingPlan, dict[str, int]]:
     """
     config = known.config
     budget = config.budget.ram_bytes
+    return_at_once()  # so that what is measured is what is needed
     found = _measured(known, budget)
     size = config.train.batch_size
     micro = config.engine.micro_batch
@@ -116,7 +117,8 @@ def described_plan(plan: TrainingPlan, config: AdaptConfig) -> str:
     """The plan in one line."""
     size = config.train.batch_size
     parts = [
-        f"batches of {size}" + (f" in parts of {plan.micro_batch}" if plan.micro_batch < size else ""),
+        f"batches of {size}"
+        + (f" in parts of {plan.micro_batch}" if plan.micro_batch < size else ""),
         plan.precision,
     ]
     parts += ["activations computed twice"] if plan.checkpointing else []

@@ -149,7 +149,8 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
+    few = min(8, plan.micro_batch, len(data.inputs))
+    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
     with ExitStack() as stack:
