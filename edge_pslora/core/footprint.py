@@ -6,7 +6,7 @@ would do goes out. All sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # glibc keeps what is freed in its heap, in pieces that the next tensor does not fit: measured on MiniLM
@@ -86,33 +86,38 @@ def peaks(found: Footprint, micro: int, batch: int, way: Way, *, returning: bool
     }
 
 
-def choices(found: Footprint, batch_size: int, micro: int | None = None) -> Iterator[Choice]:
-    """All that can be chosen from, the fastest first.
-
-    micro: the micro-batch that the user wants; None: whole batches, halves, ..., single samples.
-    """
-    sizes = [micro] if micro is not None else halves(batch_size)
-    for way in found.ways:
-        for returning in (False, True):
-            for size in sizes:
-                batch = min(batch_size, 2 * size)
-                expected = peaks(found, size, batch, way, returning=returning)
-                yield Choice(size, batch, way, returning, expected)
-
-
 def choose(
     found: Footprint, batch_size: int, budget: int | None, micro: int | None = None
 ) -> Choice | None:
-    """The first of `choices` that fits; None: none does. Without a budget: the first."""
-    for choice in choices(found, batch_size, micro):
-        if budget is None or choice.peak <= budget:
-            return choice
+    """The fastest way that fits, with the largest parts that fit; None: none does.
+
+    budget: None: all fits. micro: the micro-batch that the user wants; None: whole batches, halves,
+    ..., single samples.
+    """
+    sizes = halves(batch_size)
+    for way in found.ways:
+        for returning in (False, True):
+            for size in sizes if micro is None else [micro]:
+                expected = peaks(found, size, 1, way, returning=returning)
+                if budget is not None and max(expected.values()) > budget:
+                    continue
+                # what training takes does not depend on it: the largest that fits as well
+                for batch in sizes:
+                    expected = peaks(found, size, batch, way, returning=returning)
+                    if budget is None or max(expected.values()) <= budget:
+                        return Choice(size, batch, way, returning, expected)
     return None
 
 
 def least(found: Footprint, batch_size: int, micro: int | None = None) -> Choice:
     """The choice that needs the least; of equals the fastest."""
-    return min(choices(found, batch_size, micro), key=lambda choice: choice.peak)
+    size = min(micro or 1, batch_size)
+    options = [
+        Choice(size, 1, way, returning, peaks(found, size, 1, way, returning=returning))
+        for way in found.ways
+        for returning in (False, True)
+    ]
+    return min(options, key=lambda choice: choice.peak)
 
 
 def halves(size: int) -> list[int]:

@@ -29,7 +29,7 @@ from edge_pslora.training.token_loss import LARGE
 EXPORT_LIBRARIES = 150 << 20
 RUNTIME_LIBRARIES = 40 << 20
 # copies of all weights: in the graph that is made, in its bytes, in what is written
-TRACED_COPIES, PATCHED_COPIES, PROVEN_COPIES = 3, 3, 3
+TRACED_COPIES, PATCHED_COPIES, PROVEN_COPIES = 2, 2, 2
 # float32 numbers for each one trained: value, gradient, two moments, and the last good state of three,
 # twice while it is renewed
 TRAINED_COPIES = 10
@@ -86,7 +86,7 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
             (EXPORT_LIBRARIES if known.first else RUNTIME_LIBRARIES)
             + sessions * PROVEN_COPIES * weights
             + features.fixed,
-            2 * features.each,
+            features.each,
         ),
         ways=tuple(way for way in ways if way is not None),
     )
