@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge_pslora.config import BudgetConfig
 from edge_pslora.errors import BudgetError
+from edge_pslora.pipeline.wear import written_bytes
 
 # kept back for what comes after training: merge, export, checks
 RESERVED_SHARE = 0.2
@@ -49,6 +50,12 @@ class Meter:
     budget: BudgetConfig
     start: float = field(default_factory=time.monotonic)
     reserve: float | None = None
+    written_before: int | None = field(default_factory=written_bytes)
+
+    def written(self) -> int | None:
+        """Bytes written since the run began; None: the system does not count them."""
+        now = written_bytes()
+        return None if now is None or self.written_before is None else now - self.written_before
 
     def seconds(self) -> float:
         return time.monotonic() - self.start

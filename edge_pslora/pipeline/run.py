@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, EligibilityConfig
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import GateRefusedError
@@ -19,6 +19,8 @@ from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.disk import check_disk, published_bytes, require_disk
+from edge_pslora.pipeline.eligibility import Watch
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
@@ -54,6 +56,7 @@ from edge_pslora.pipeline.reading import kept_options, read_for
 from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
+from edge_pslora.pipeline.wear import CheckpointWear
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.precision import has_bf16
@@ -79,6 +82,7 @@ def adapt(
     read: ReadOptions | None = None,
     model_options: ModelOptions | None = None,
     progress: Progress | None = None,
+    eligibility: EligibilityConfig | None = None,
 ) -> AdaptResult:
     """Learns from `data` in one session and publishes a new generation if it is good enough.
 
@@ -91,12 +95,14 @@ def adapt(
         adapters: PEFT folders that count as past sessions, oldest first; only the first time.
         workspace: the folder to create or to go on with.
         task: the session's name; default: the name of `data`.
+        eligibility: when the device may learn; looked at before and every second while it does.
 
     Returns:
         The outcome; `promoted` is False when the gate refused and the old model still serves.
 
     Raises:
         GateRefusedError: the exported file is not what torch computes; it lies in staging/refused.
+        NotEligibleError: the device may not learn now.
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
@@ -104,6 +110,8 @@ def adapt(
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
     path = Path(workspace)
+    watch = Watch(eligibility or EligibilityConfig(), path)
+    watch.check()
     read = read or ReadOptions()
     options = model_options or ModelOptions(seed=config.train.seed)
     request = ModelRequest(model, weights, options, kept_options(read))
@@ -124,7 +132,7 @@ def adapt(
         meter.check_memory("loading the model")
         past = read_past([Path(a) for a in adapters], opened.model)
         name = task_name(task, Path(data))
-        run = _Run(opened, dataset, train, held, config, name, stages, meter, past)
+        run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, past)
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
@@ -149,6 +157,7 @@ class _Run:
     task: str
     stages: Stages
     meter: Meter
+    watch: Watch
     past: tuple[PastAdapter, ...] = ()
 
 
@@ -169,10 +178,13 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     plan = kept_plan(workspace.unfinished(digest))
     if plan is None:
         plan = _planned(Known(model, memory, targets, data, config, first))
+    require_disk(workspace, model, targets, config)
     staged = workspace.begin(digest)
     keep_plan(staged, plan)
     apply_plan(plan)
     run.stages.progress.say(described_plan(plan, config))
+    checkpoints = FileCheckpoints(staged.scratch / "training.safetensors")
+    wear = CheckpointWear(checkpoints.path, published_bytes(model, config))
     with open_base(workspace.base, model) as base_weights:
         result = run_session(
             model,
@@ -183,7 +195,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             plan=plan,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
-            store=FileCheckpoints(staged.scratch / "training.safetensors"),
+            store=checkpoints,
+            check=lambda: run.watch.check("while it learned"),
+            due=wear.due,
         )
     grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
     notes = [p.note(session) for session, p in enumerate(run.past, start=1)]
@@ -203,6 +217,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         run.stages.progress.say(note)
     candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
+    check_disk(workspace.path, config)
     with stage("checking"):
         rows = plan.feature_batch
         new = (open_onnx(staged.folder / layout.ONNX, most_rows=rows), result.memory.head)
@@ -225,6 +240,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         metrics["imported"] = [p.facts() for p in run.past]
     by_task = {tasks[number - 1]: value for number, value in by_session}
     metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
+    metrics["written_bytes"] = run.meter.written()
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
     metrics["seconds"] = {
         name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()

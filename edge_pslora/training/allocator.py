@@ -1,4 +1,4 @@
-"""glibc's allocator: what is free goes back to the system, on demand or always. Elsewhere nothing is done."""
+"""glibc's allocator: what is free goes back to the system, on demand or always; elsewhere nothing."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def epoch_batches(
     """One epoch: every sample once, shuffled, batches of similar length.
 
     lengths: int64 [N]. classes: int64 [N]: N samples are drawn instead, the same number (to one) from
-    each class: of a large one some, of a small one all and again from the start. Returns ceil(N / batch_size) index arrays. The same arguments give the same
-    batches on every machine (PCG64).
+    each class: of a large one some, of a small one all and again from the start. Returns
+    ceil(N / batch_size) index arrays. The same arguments give the same batches on every machine (PCG64).
     """
     generator = np.random.Generator(np.random.PCG64([seed, session, epoch]))
     order = generator.permutation(len(lengths)).astype(np.int64)

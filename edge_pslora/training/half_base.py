@@ -28,7 +28,7 @@ HALF = torch.bfloat16
 
 @contextmanager
 def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """Within the block the backbone computes with W + D in bf16; afterwards with W, to the bit as before."""
+    """Within the block the backbone computes with W + D in bf16; afterwards with W as it was before."""
     model = backbone.model
     own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
     others = {name: a for name, a in adapters.items() if name not in own}
@@ -112,7 +112,7 @@ def _low_rank_forward(module: nn.Module, adapter: Adapter) -> Callable[..., torc
 
     def product(x: torch.Tensor) -> torch.Tensor:
         matrix = weight.T if adapter.target.kind == "transposed_linear" else weight.flatten(1)
-        result: torch.Tensor = _LowRankProduct.apply(
+        result: torch.Tensor = _LowRankProduct.apply(  # type: ignore[no-untyped-call]
             x, matrix, bias, adapter.A, adapter.B, adapter.scaling
         )
         return result

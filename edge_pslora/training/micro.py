@@ -42,7 +42,7 @@ def add_gradients(
 
 
 def parts(batch: Indices, size: int, terms: Indices | None) -> list[tuple[Indices, float]]:
-    """Runs of at most `size` samples and their shares of the batch's terms; those without any are left out."""
+    """Runs of at most `size` samples and their shares of the batch's terms; those without are left out."""
     counts = np.ones(len(batch)) if terms is None else terms[batch].astype(np.float64)
     whole = counts.sum()
     cut = [slice(start, start + size) for start in range(0, len(batch), size)]

@@ -14,7 +14,7 @@ _ARM = "bf16"
 
 def has_bf16() -> bool:
     """True with AVX512-BF16, AMX or ARM's BF16 instructions, and a torch whose oneDNN uses them."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):
         return _ARM in _flags(Path("/proc/cpuinfo"), "features")

@@ -95,6 +95,8 @@ def run_session(
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
+    check: Callable[[], None] = lambda: None,
+    due: Callable[[], bool] = lambda: True,
 ) -> SessionResult:
     """Adapts the model in place: afterwards it has the weights to deploy, and `memory.head` its head.
 
@@ -105,6 +107,8 @@ def run_session(
         plan: how it is computed; None: whole batches in float32.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
+        check: called with every part of a batch; raises NotEligibleError to stop there and then.
+        due: whether a checkpoint is worth its writing; asked every `checkpoint_every` steps.
     """
     plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
@@ -130,7 +134,7 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, plan, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage, check),
         generator,
     )
     clock.lap("features before")
@@ -166,6 +170,8 @@ def run_session(
         def compute_loss(
             inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]
         ) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                check()
             samples = torch.from_numpy(batch)
             logits = in_session.logits(model.backbone(**inputs), samples)
             return loss(logits, wanted[samples], inputs, head.target_scale)
@@ -179,7 +185,7 @@ def run_session(
             config.stability,
             config.train,
             session,
-            LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
+            LoopHooks(lambda n, note: progress.advance(n, note), stop, store, due),
             in_session.rows,
             sampling,
         )
@@ -257,12 +263,19 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, plan: TrainingPlan, progress: Progress, stage: str
+    backbone: Backbone,
+    data: SessionData,
+    plan: TrainingPlan,
+    progress: Progress,
+    stage: str,
+    check: Callable[[], None],
 ) -> torch.Tensor:
+    def on_batch(count: int) -> None:
+        check()
+        progress.advance(count)
+
     progress.start(stage, len(data.inputs))
-    features = extract_features(
-        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
-    )
+    features = extract_features(backbone, data.inputs, plan.feature_batch, on_batch)
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())

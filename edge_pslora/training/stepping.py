@@ -1,4 +1,4 @@
-"""The model as training steps compute it: adapters in place, in the plan's precision and within its memory."""
+"""The model as training steps compute it: with its adapters, in the plan's precision and memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def half_problem(
     try:
         with half_base(backbone, adapters):
             found = backbone(**probe)
-            found.sum().backward()  # type: ignore[no-untyped-call]
+            found.sum().backward()
     except (RuntimeError, TypeError) as error:
         return (str(error).splitlines() or ["it failed"])[0][:200]
     finally:

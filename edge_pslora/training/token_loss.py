@@ -40,7 +40,8 @@ def states_out(
             logits = backbone(**probe)
             with replaced(layer, _itself):
                 states = backbone(**probe)
-            if states.shape[-1] != layer.in_features or not torch.equal(layer(states), logits):
+            fits = states.shape[-1] == layer.in_features
+            if not fits or not torch.equal(layer(states.to(layer.weight.dtype)).float(), logits):
                 layer = None
     if layer is None:
         yield None
@@ -54,7 +55,7 @@ def chunked_token_loss(states: torch.Tensor, layer: nn.Linear, inputs: Inputs) -
     kept = (inputs[MASK][:, 1:] != 0).flatten()
     wanted = inputs[IDS][:, 1:].flatten()[kept]
     rows = states[:, :-1].flatten(0, 1)[kept]
-    loss: torch.Tensor = _TokenLoss.apply(rows, layer.weight, layer.bias, wanted)
+    loss: torch.Tensor = _TokenLoss.apply(rows, layer.weight, layer.bias, wanted)  # type: ignore[no-untyped-call]
     return loss
 
 
