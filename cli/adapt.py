@@ -194,21 +194,23 @@ def adapt(
                 read=read,
                 model_options=options,
             )
-            show_plan(planned, as_json=as_json)
-            return
-        result = run_session(
-            data,
-            model=model,
-            weights=weights,
-            adapters=tuple(adapter or ()),
-            workspace=workspace,
-            task=task,
-            config=settings,
-            read=read,
-            model_options=options,
-            progress=progress,
-            eligibility=may_learn,
-        )
+        else:
+            result = run_session(
+                data,
+                model=model,
+                weights=weights,
+                adapters=tuple(adapter or ()),
+                workspace=workspace,
+                task=task,
+                config=settings,
+                read=read,
+                model_options=options,
+                progress=progress,
+                eligibility=may_learn,
+            )
+    if plan:  # what is printed above is held back
+        show_plan(planned, as_json=as_json)
+        return
     facts = result.to_dict()
     print_result(facts, describe(facts, workspace), as_json=as_json)
     if not facts["promoted"]:
