@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,4 +49,4 @@ def test_without_a_budget_the_fastest_way_and_whole_batches(found, batch):
 def test_halves_end_at_one(size):
     found = halves(size)
     assert (found[0], found[-1]) == (size, 1)
-    assert all(b == (a + 1) // 2 for a, b in zip(found, found[1:], strict=False))
+    assert all(b == (a + 1) // 2 for a, b in itertools.pairwise(found))
