@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
 from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result
 from edge_pslora.cli.quiet import working
-from edge_pslora.cli.settings import adapt_config, per_channel, without_samples
+from edge_pslora.cli.settings import adapt_config, eligibility, per_channel, without_samples
 from edge_pslora.errors import GateRefusedError
 from edge_pslora.units import format_duration, format_size
 
@@ -51,6 +52,13 @@ def adapt(
     head_budget: o.HeadBudget = None,
     ram_budget: o.RamBudget = None,
     time_budget: o.TimeBudget = None,
+    disk_budget: o.DiskBudget = None,
+    plan: o.PlanOnly = False,
+    only_on_power: o.OnlyOnPower = False,
+    min_battery: o.MinBattery = None,
+    max_temperature: o.MaxTemperature = None,
+    max_load: o.MaxLoad = None,
+    min_free: o.MinFree = None,
     preset: o.Preset = "default",
     rank: o.Rank = None,
     alpha: o.Alpha = None,
@@ -79,6 +87,7 @@ def adapt(
     max_forgetting: o.MaxForgetting = None,
     force: o.Force = False,
     threads: o.Threads = None,
+    nice: o.Nice = None,
     config: Config = None,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -124,6 +133,7 @@ def adapt(
             "head_budget": head_budget,
             "ram_budget": ram_budget,
             "time_budget": time_budget,
+            "disk_budget": disk_budget,
             "max_forgetting": max_forgetting,
             "force": force or None,
         },
@@ -144,41 +154,74 @@ def adapt(
         keep_duplicates=keep_duplicates,
         keep_samples=not no_keep_samples,
     )
+    may_learn = eligibility(
+        only_on_power=only_on_power,
+        min_battery=min_battery,
+        max_temperature=max_temperature,
+        max_load=max_load,
+        min_free=min_free,
+    )
     mean = per_channel(image_mean, "--image-mean")
     std = per_channel(image_std, "--image-std")
     with working(quiet=quiet, debug=debug) as progress:
         # Torch is imported here and not above: --help has to start fast.
         from edge_pslora.models.options import ModelOptions
         from edge_pslora.pipeline import adapt as run_session
+        from edge_pslora.pipeline import plan_session
 
+        if nice is not None and hasattr(os, "nice"):
+            os.nice(max(0, nice - os.nice(0)))
         if threads is not None:
             import torch
 
             torch.set_num_threads(threads)
-        result = run_session(
-            data,
-            model=model,
-            weights=weights,
-            adapters=tuple(adapter or ()),
-            workspace=workspace,
-            task=task,
-            config=settings,
-            read=read,
-            model_options=ModelOptions(
-                max_length=settings.train.max_length,
-                image_size=image_size,
-                clip_seconds=clip_seconds,
-                image_mean=mean,
-                image_std=std,
-                head_module=head_module,
-                seed=settings.train.seed,
-            ),
-            progress=progress,
+        options = ModelOptions(
+            max_length=settings.train.max_length,
+            image_size=image_size,
+            clip_seconds=clip_seconds,
+            image_mean=mean,
+            image_std=std,
+            head_module=head_module,
+            seed=settings.train.seed,
         )
+        if plan:
+            planned = plan_session(
+                data,
+                model=model,
+                weights=weights,
+                workspace=workspace,
+                config=settings,
+                read=read,
+                model_options=options,
+            )
+        else:
+            result = run_session(
+                data,
+                model=model,
+                weights=weights,
+                adapters=tuple(adapter or ()),
+                workspace=workspace,
+                task=task,
+                config=settings,
+                read=read,
+                model_options=options,
+                progress=progress,
+                eligibility=may_learn,
+            )
+    if plan:  # what is printed above is held back
+        show_plan(planned, as_json=as_json)
+        return
     facts = result.to_dict()
     print_result(facts, describe(facts, workspace), as_json=as_json)
     if not facts["promoted"]:
         raise typer.Exit(GateRefusedError.exit_code)
+
+
+def show_plan(facts: dict[str, Any], *, as_json: bool) -> None:
+    """What `--plan` prints."""
+    peaks = columns([(stage, format_size(size)) for stage, size in facts["peaks"].items()])
+    disk = f"disk: at most {format_size(facts['disk_bytes'])} for the workspace"
+    print_result(facts, [facts["line"], "memory at its largest", *peaks, disk], as_json=as_json)
 
 
 def describe(facts: dict[str, Any], workspace: Path) -> list[str]:

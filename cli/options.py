@@ -19,6 +19,7 @@ from edge_pslora.config import (
 )
 
 BUDGETS = "Budgets"
+ELIGIBILITY = "When the device may learn"
 LEARNING, STABILITY, GATE, OUTPUT = "Learning", "Stability and merge", "Promotion", "Output and run"
 
 WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Workspace folder.")]
@@ -61,6 +62,65 @@ TimeBudget = Annotated[
     str | None,
     typer.Option(
         metavar="TIME", help="Most time to take, such as 90s or 1h30m.", rich_help_panel=BUDGETS
+    ),
+]
+
+DiskBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most that the workspace may take on disk, while learning too.",
+        rich_help_panel=BUDGETS,
+    ),
+]
+PlanOnly = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        help="Only say how it would be computed and what that takes; nothing is changed.",
+        rich_help_panel=BUDGETS,
+    ),
+]
+
+# When the device may learn
+OnlyOnPower = Annotated[
+    bool,
+    typer.Option("--only-on-power", help="Not on the battery.", rich_help_panel=ELIGIBILITY),
+]
+MinBattery = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT", help="Not below this charge, such as 30%.", rich_help_panel=ELIGIBILITY
+    ),
+]
+MaxTemperature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEGREES",
+        help="Not while a sensor is hotter, such as 80C.",
+        rich_help_panel=ELIGIBILITY,
+    ),
+]
+MaxLoad = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="Not while the load of a minute is higher.", rich_help_panel=ELIGIBILITY
+    ),
+]
+MinFree = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Not with less free on the disk.", rich_help_panel=ELIGIBILITY
+    ),
+]
+Nice = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=19,
+        help="How far other programs come first, 0 to 19. Default: as it was started.",
+        rich_help_panel="Output and run",
     ),
 ]
 

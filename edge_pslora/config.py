@@ -216,6 +216,7 @@ class BudgetConfig:
     """Limits in bytes and seconds; None means no limit.
 
     head_bytes: of the features' second moments in the head's file; the label columns come on top.
+    disk_bytes: of the workspace, with what a session needs while it runs.
     """
 
     history_bytes: int = 1_000_000
@@ -223,6 +224,25 @@ class BudgetConfig:
     ram_bytes: int | None = None
     time_seconds: float | None = None
     head_bytes: int = 16_000_000
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EligibilityConfig:
+    """When the device may learn; None and False: always. Nothing of a result depends on it.
+
+    min_battery: percent. max_temperature: degrees Celsius. max_load: of a minute. min_free: bytes.
+    """
+
+    only_on_power: bool = False
+    min_battery: float | None = None
+    max_temperature: float | None = None
+    max_load: float | None = None
+    min_free: int | None = None
+
+    def __post_init__(self) -> None:
+        charge = self.min_battery
+        _require(charge is None or 0 <= charge <= 100, "--min-battery", "0% to 100%", charge)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from edge_pslora.config import StabilityConfig, TrainConfig
 from edge_pslora.core.stability import StabilityTarget
-from edge_pslora.errors import EdgePsloraError, ModelError
+from edge_pslora.errors import EdgePsloraError, ModelError, NotEligibleError
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.batches import Indices, epoch_batches
@@ -62,11 +63,13 @@ class TrainLog:
 
 @dataclass(frozen=True)
 class LoopHooks:
-    """What the loop calls at every step boundary. `stop` returns a reason to end, or ""."""
+    """What the loop calls at every step boundary. `stop` returns a reason to end, or ""; `due` is asked
+    before each checkpoint but the one of a session that has to stop now."""
 
     on_step: Callable[[int, str], None] = lambda samples, note: None
     stop: Callable[[], str] = lambda: ""
     store: CheckpointStore | None = None
+    due: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -138,13 +141,24 @@ def train(
         )
         return [learned[batch] for batch in drawn]
 
+    @contextmanager
+    def saved_if_stopped() -> Iterator[None]:
+        """Parameters and log are those of the last whole step, also in the midst of one."""
+        try:
+            yield
+        except NotEligibleError:
+            if hooks.store is not None:
+                save(hooks.store, named, optimizer, log, rate_factor, watch)
+            raise
+
     hooks.on_step(_samples_before(batches_of, per_epoch, position), "")
     batches: list[Indices] = []
     while position < total:
         if watch is not None and watch.over:
             break
-        if reason := hooks.stop():
-            log.stop_reason = reason
+        with saved_if_stopped():
+            log.stop_reason = hooks.stop()
+        if log.stop_reason:
             break
         epoch, index = divmod(position, per_epoch)
         if index == 0 or not batches:
@@ -153,7 +167,8 @@ def train(
         optimizer.learning_rate = rate
         batch = batches[index]
         optimizer.zero_grad()
-        loss = add_gradients(compute_loss, inputs, batch, sampling.micro_batch, sampling.terms)
+        with saved_if_stopped():
+            loss = add_gradients(compute_loss, inputs, batch, sampling.micro_batch, sampling.terms)
         if position == 0:
             _require_gradients(adapters)
         added = add_penalty(penalty, position)
@@ -185,7 +200,8 @@ def train(
         log.pull += [pulled[1] / max(size, 1e-30)] if pulled else []
         _look(watch, index + 1 == per_epoch, compute_loss, inputs, sampling, config, parameters)
         hooks.on_step(len(batch), f"loss {log.task_loss[-1]:.3f}")
-        if hooks.store is not None and position % config.checkpoint_every == 0:
+        due = position % config.checkpoint_every == 0
+        if hooks.store is not None and due and hooks.due():
             save(hooks.store, named, optimizer, log, rate_factor, watch)
     if watch is not None and (note := watch.finish(parameters)):
         log.notes.append(note)

@@ -28,6 +28,7 @@ from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
+from edge_pslora.training.allocator import give_back
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
@@ -94,6 +95,8 @@ def run_session(
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
+    check: Callable[[], None] = lambda: None,
+    due: Callable[[], bool] = lambda: True,
 ) -> SessionResult:
     """Adapts the model in place: afterwards it has the weights to deploy, and `memory.head` its head.
 
@@ -104,6 +107,8 @@ def run_session(
         plan: how it is computed; None: whole batches in float32.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
+        check: called with every part of a batch; raises NotEligibleError to stop there and then.
+        due: whether a checkpoint is worth its writing; asked every `checkpoint_every` steps.
     """
     plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
@@ -129,7 +134,7 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, plan, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage, check),
         generator,
     )
     clock.lap("features before")
@@ -148,7 +153,8 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
+    few = min(8, plan.micro_batch, len(data.inputs))
+    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
     with ExitStack() as stack:
@@ -164,6 +170,8 @@ def run_session(
         def compute_loss(
             inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]
         ) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                check()
             samples = torch.from_numpy(batch)
             logits = in_session.logits(model.backbone(**inputs), samples)
             return loss(logits, wanted[samples], inputs, head.target_scale)
@@ -177,7 +185,7 @@ def run_session(
             config.stability,
             config.train,
             session,
-            LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
+            LoopHooks(lambda n, note: progress.advance(n, note), stop, store, due),
             in_session.rows,
             sampling,
         )
@@ -238,6 +246,7 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
+        give_back()  # or the next stage's peak comes on top of what this one left in the heap
         self._last = now
 
 
@@ -254,12 +263,19 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, plan: TrainingPlan, progress: Progress, stage: str
+    backbone: Backbone,
+    data: SessionData,
+    plan: TrainingPlan,
+    progress: Progress,
+    stage: str,
+    check: Callable[[], None],
 ) -> torch.Tensor:
+    def on_batch(count: int) -> None:
+        check()
+        progress.advance(count)
+
     progress.start(stage, len(data.inputs))
-    features = extract_features(
-        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
-    )
+    features = extract_features(backbone, data.inputs, plan.feature_batch, on_batch)
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())
