@@ -16,6 +16,7 @@ from edge_pslora.config import StabilityConfig, TrainConfig
 from edge_pslora.core.stability import StabilityTarget
 from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.models.types import EncodedInputs
+from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.batches import epoch_batches
 from edge_pslora.training.collapse import collapse_note
 from edge_pslora.training.good_state import go_back, is_finite, remember
@@ -93,7 +94,7 @@ def train(
     """
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
-    optimizer = torch.optim.AdamW(named.values(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = AdamW(named.values(), config.learning_rate)
     penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
     log = TrainLog(notes=[penalty.note] if penalty.note else [])
     rate_factor = 1.0
@@ -114,10 +115,10 @@ def train(
         epoch, index = divmod(position, per_epoch)
         if index == 0 or not batches:
             batches = epoch_batches(lengths, config.batch_size, config.seed, session, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate_factor * _schedule(position, total, config)
+        rate = config.learning_rate * rate_factor * _schedule(position, total, config)
+        optimizer.learning_rate = rate
         batch = batches[index]
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss = compute_loss(inputs.batch(batch), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if position == 0:
@@ -190,7 +191,7 @@ def _require_gradients(adapters: Mapping[str, Adapter]) -> None:
 def _checkpoint(
     store: CheckpointStore,
     named: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     log: TrainLog,
     rate_factor: float,
 ) -> None:
@@ -208,7 +209,7 @@ def _checkpoint(
 def _restore(
     saved: tuple[dict[str, npt.NDArray[Any]], dict[str, Any]],
     named: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     log: TrainLog,
 ) -> float:
     arrays, meta = saved

@@ -12,6 +12,7 @@ from torch import nn
 from edge_pslora.config import StabilityConfig, TrainConfig
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.training import loop
+from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.targets import find_targets
 from tests.tiny import ArrayInputs
@@ -83,10 +84,10 @@ def _spoil_moment(trained: list[nn.Parameter], fault: Fault) -> None:
                 optimizer.state[parameter][name].view(-1)[0] = fault.value
 
 
-_OPTIMIZERS: list[torch.optim.Optimizer] = []
+_OPTIMIZERS: list[AdamW] = []
 
 
-class _Watched(torch.optim.AdamW):
+class _Watched(AdamW):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         _OPTIMIZERS[:] = [self]
@@ -107,7 +108,7 @@ def rows(plan: Plan) -> list[Row]:
     sessions = plan.size(400, 40)
     bad = unended = 0
     first = ""
-    real, torch.optim.AdamW = torch.optim.AdamW, _Watched  # type: ignore[misc]
+    real, loop.AdamW = loop.AdamW, _Watched  # type: ignore[misc]
     try:
         for number in range(sessions):
             faults = random_faults(1 + number % loop.MAX_BAD_STEPS, rng)
@@ -116,7 +117,7 @@ def rows(plan: Plan) -> list[Row]:
                 first = first or str(sorted(faults.items()))
             unended += not ends(random_faults(loop.MAX_BAD_STEPS + 1, rng), number)
     finally:
-        torch.optim.AdamW = real  # type: ignore[misc]
+        loop.AdamW = real  # type: ignore[misc]
     return [
         Row(
             "NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first
