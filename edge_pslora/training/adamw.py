@@ -1,7 +1,7 @@
-"""AdamW without weight decay, as torch.optim computes it, to the bit.
+"""AdamW (Loshchilov, Hutter 2019) without weight decay, to the bit what torch.optim.AdamW computes on a CPU.
 
-Making one of torch.optim's optimisers imports torch's compiler: 1.3 s of CPU time and its memory (torch
-2.11, 2-core AMD EPYC), in a session that compiles nothing.
+torch's own loads its compiler at the first step: 0.8 s of a session that may have two. Moments exist
+only for what was given here: the adapters, a linear head, norms on request.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class AdamW:
-    """Loshchilov and Hutter 2019, arXiv 1711.05101, with nothing decayed.
-
-    learning_rate: of the next step. state: of each parameter that has had a gradient: `step` (float32
-    without dimensions), `exp_avg` and `exp_avg_sq` like it; the names that torch.optim uses.
-    """
+    """state: parameter -> step (float32, no dimensions), exp_avg, exp_avg_sq; empty before its first step."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-        self.parameters = tuple(parameters)
+        self.parameters = list(parameters)
         self.learning_rate = learning_rate
         self.state: dict[nn.Parameter, dict[str, torch.Tensor]] = {p: {} for p in self.parameters}
 
@@ -33,21 +28,19 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every parameter that has a gradient, in place."""
-        first, second = BETAS
+        """One step on every parameter that has a gradient."""
         for parameter in self.parameters:
-            gradient, state = parameter.grad, self.state[parameter]
-            if gradient is None:
+            if parameter.grad is None:
                 continue
+            state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             state["step"] += 1
-            steps = float(state["step"])
-            mean = state["exp_avg"].lerp_(gradient, 1 - first)
-            square = state["exp_avg_sq"].mul_(second)
-            square.addcmul_(gradient, gradient, value=1 - second)
-            size = self.learning_rate / (1 - first**steps)
-            scale = (1 - second**steps) ** 0.5
-            parameter.addcdiv_(mean, (square.sqrt() / scale).add_(EPSILON), value=-size)
+            step = float(state["step"])
+            mean, square = state["exp_avg"], state["exp_avg_sq"]
+            mean.lerp_(parameter.grad, 1 - BETA1)
+            square.mul_(BETA2).addcmul_(parameter.grad, parameter.grad, value=1 - BETA2)
+            root = (square.sqrt() / (1 - BETA2**step) ** 0.5).add_(EPSILON)
+            parameter.addcdiv_(mean, root, value=-self.learning_rate / (1 - BETA1**step))

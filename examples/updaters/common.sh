@@ -64,6 +64,16 @@ apply_from() {
     return "$code"
 }
 
+# Ends the trial that is open, if one is, whichever way it goes.
+settle() {
+    code=0
+    if [ -e "$EDGE_PSLORA_WORKSPACE/workspace.json" ]; then
+        checked_apply || code=$?
+    fi
+    [ "$code" -ne "$REFUSED" ] || code=0
+    return "$code"
+}
+
 # Checks the signed update at $1 (signatures, dates, digests, device) and changes nothing.
 verify_from() {
     edge_pslora verify "$1" --workspace "$EDGE_PSLORA_WORKSPACE" --root "$EDGE_PSLORA_ROOT"
@@ -74,6 +84,7 @@ verify_from() {
 # leave, was never finished: nothing was applied after it.
 install_from() {
     if [ ! -s "$1" ]; then
+        settle || return $? # a model that is on trial itself is nothing to go back to
         serving >"$1.new"
         mv "$1.new" "$1"
         sync
@@ -97,9 +108,8 @@ go_back() {
     read -r before <"$1"
     if [ "$before" != none ]; then
         edge_pslora rollback "$EDGE_PSLORA_WORKSPACE" --to "$before"
-    elif [ -e "$EDGE_PSLORA_WORKSPACE/workspace.json" ]; then
-        # nothing served before: what is left is to end the trial, which may go either way
-        checked_apply || [ $? -eq "$REFUSED" ]
+    else
+        settle # nothing served before: what is left is its trial, which may go either way
         if [ "$(serving)" != none ]; then
             say "the first model of this device passed its trial and stays: there is no other"
             return 1

@@ -4,8 +4,9 @@
 
 Two folders play the publisher and the device. The publisher learns from the bundled digits and signs
 with two of three keys. On the device `edge-pslora` is a program that can import neither torch nor
-onnx. Its second update is properly signed, intact, and worse: the digits of that session were labelled
-wrongly and its promotion was forced. The device finds out by itself.
+onnx, and nothing else of what learning needs. Its second update is properly signed, intact, and worse:
+the digits of that session were labelled wrongly and its promotion was forced. The device finds out by
+itself.
 """
 
 from __future__ import annotations
@@ -27,30 +28,22 @@ from edge_pslora.demo_data import load_digits
 HERE = Path(__file__).resolve().parent
 CLASS = "camera-v2"
 REFUSED, BAD_INPUT = 3, 4  # exit codes
-# what runs on the device: the command with its commands, but no torch and no onnx to import
-DEVICE_PROGRAM = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Absent(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "onnx", "onnxscript", "transformers"}:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
-from edge_pslora.cli.main import main
-sys.exit(main())
-"""
+# what a device that only takes updates is spared: trying to import one of them is an error there
+ABSENT = ("torch", "onnx", "onnxscript", "safetensors", "jinja2", "transformers", "peft")
 
 
 def install(device: Path) -> None:
-    """What a device is delivered with: the command, a health check, the publisher's root.json."""
-    program = device / "bin" / "edge-pslora"
-    program.parent.mkdir(parents=True)
-    code = program.with_name("edge_pslora_device.py")
-    code.write_text(DEVICE_PROGRAM, encoding="utf-8")
-    python = shlex.quote(sys.executable)
-    program.write_text(f'#!/bin/sh\nexec {python} {shlex.quote(str(code))} "$@"\n', "utf-8")
+    """What a device is delivered with: the command, in a Python that lacks what is ABSENT."""
+    program, shadows = device / "bin" / "edge-pslora", device / "lib"
+    for folder in (program.parent, shadows):
+        folder.mkdir(parents=True)
+    for name in ABSENT:
+        text = f"raise ModuleNotFoundError(\"No module named '{name}' on this device\")\n"
+        (shadows / f"{name}.py").write_text(text, encoding="utf-8")
+    # in the environment, so that the process in which a new model first runs is a device's as well
+    python, lacking = shlex.quote(sys.executable), shlex.quote(str(shadows))
+    command = f'PYTHONPATH={lacking} exec {python} -P -m edge_pslora.cli.main "$@"'
+    program.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
     program.chmod(0o755)
 
 

@@ -18,6 +18,7 @@ from tests.updaters.updaters_kit import (
     apply_call,
     can,
     make_device,
+    make_workspace,
     resume_call,
     rollback_call,
 )
@@ -174,15 +175,39 @@ def test_mender_on_a_fresh_device(tmp_path, healthy):
     """Nothing to go back to: after a power cut its trial is ended, and Mender told how that went."""
     device = make_device(tmp_path / "fresh")
     mender = Mender(device, tmp_path / "tree")
-    device.plan(
-        "apply", Answer(serving=1, cut=True), Answer(0 if healthy else 3, serving=int(healthy))
-    )
-    device.workspace.mkdir()
-    (device.workspace / "workspace.json").write_text("{}", encoding="ascii")
-    assert not mender.deploy(BUNDLE)
+    device.plan("apply", Answer(serving=1, cut=True))
+    mender.prepare(BUNDLE)
+    mender.call("ArtifactInstall")
+    make_workspace(device)
+    device.plan("apply", Answer(0 if healthy else 3, serving=int(healthy)))
+    assert not mender.go_back()
     assert device.calls()[1:] == [resume_call(device)]
     assert dict(mender.states)["ArtifactRollback"] == int(healthy)
     assert device.serving() == int(healthy)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_trial_that_is_open_already_is_ended_first(mender, code):
+    """Generation 3 is on trial, and 2 serves again where it fails: that is what to go back to then."""
+    device = mender.device
+    make_workspace(device)
+    device.plan("apply", Answer(code, serving=3 if code == 0 else 2), Answer(serving=4, cut=True))
+    device.plan("rollback", Answer())
+    assert not mender.deploy(BUNDLE)
+    calls = device.calls()
+    assert [calls[0], calls[2]] == [
+        resume_call(device),
+        rollback_call(device, 3 if code == 0 else 2),
+    ]
+
+
+def test_nothing_begins_while_an_open_trial_cannot_be_ended(mender):
+    make_workspace(mender.device)
+    mender.device.plan("apply", Answer(5))
+    assert not mender.deploy(BUNDLE)
+    assert mender.device.calls() == [resume_call(mender.device)]
+    assert dict(mender.states)["ArtifactInstall"] == 5
+    assert dict(mender.states)["ArtifactRollback"] == 0
 
 
 def test_mender_on_a_fresh_device_before_there_is_a_workspace(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+import tomllib
 
 from tests.updaters.unit_files import environment_file, settings
-from tests.updaters.updaters_kit import SCRIPTS, UPDATERS
+from tests.updaters.updaters_kit import ROOT, SCRIPTS, UPDATERS
 
 README = (UPDATERS / "README.md").read_text(encoding="utf-8")
 
@@ -38,3 +41,21 @@ def test_places_on_the_device_are_those_that_the_files_expect():
         known = {f"EDGE_PSLORA_{end}" for end in ("MODEL", "GENERATION", "WORKSPACE")}
         assert name in shipped or name in known, name
     assert shipped["EDGE_PSLORA_ROOT"] == "/etc/edge-pslora/root.json"
+
+
+def test_what_a_device_has_to_install():
+    """Each package that edge-pslora needs is in the README's line, or the walk goes without it."""
+    (line,) = re.findall(r"^ +pip install (?!--no-deps)(.+)$", README, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["signing"]]
+    names = {re.split(r"[<>=;\[]", text)[0] for text in wanted}
+    installed = {re.split(r"\[", word)[0] for word in shlex.split(line)}
+    walk = ast.parse((UPDATERS / "walk.py").read_text(encoding="utf-8"))
+    (absent,) = (
+        ast.literal_eval(node.value)
+        for node in walk.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ABSENT"
+    )
+    assert {"torch", "onnx"} < set(absent)
+    assert names == installed | (names & set(absent))
+    assert installed.isdisjoint(absent)

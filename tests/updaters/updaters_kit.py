@@ -128,6 +128,11 @@ def make_device(folder: Path) -> Device:
     return Device(folder)
 
 
+def make_workspace(device: Device) -> None:
+    """From here on there is one, as far as a script can see."""
+    (device.workspace / "workspace.json").write_text("{}", encoding="ascii")
+
+
 CHECK = ("--health-check", "/bin/check --now", "--health-timeout", "9s", "--health-interval", "0s")
 
 

@@ -1,0 +1,161 @@
+"""Training steps through a base in bf16; adapters, head, losses and optimiser stay in float32.
+
+What is computed in which precision: products of frozen weights, and what lies between them, in bf16;
+normalisation with its own float32 parameters; attention in float32, whose backward pass torch has in
+bf16 only in a form four times slower; features leave as float32. The low-rank products are done by hand,
+in bf16 and added in place: autograd's way through them makes six more passes over the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from edge_pslora.models.types import Backbone
+from edge_pslora.training.half_weights import halvable, halved
+from edge_pslora.training.inject import Adapter, injected
+from edge_pslora.training.targets import is_transposed_linear
+
+HALF = torch.bfloat16
+
+
+@contextmanager
+def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """Within the block the backbone computes with W + D in bf16; afterwards with W, to the bit as before."""
+    model = backbone.model
+    own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
+    others = {name: a for name, a in adapters.items() if name not in own}
+    with ExitStack() as stack:
+        stack.enter_context(halved(halvable(model)))
+        for name, adapter in own.items():
+            module = model.get_submodule(name)
+            stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
+        stack.enter_context(injected(model, others))
+        stack.enter_context(replaced(backbone, _half_forward(backbone.forward)))
+        stack.enter_context(_FullAttention())
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the block the module computes `forward`; hooks on it are called as ever."""
+    before = module.__dict__.get("forward")
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            object.__delattr__(module, "forward")
+        else:
+            object.__setattr__(module, "forward", before)
+
+
+def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def half_forward(**inputs: torch.Tensor) -> torch.Tensor:
+        pictures = {
+            name: x.contiguous(memory_format=torch.channels_last)
+            for name, x in inputs.items()
+            if x.dim() == 4 and x.is_floating_point()
+        }
+        # where a module mixes bf16 and float32, autocast says which wins
+        with torch.autocast("cpu", HALF):
+            return forward(**(inputs | pictures)).float()
+
+    return half_forward
+
+
+class _FullAttention(TorchFunctionMode):
+    """scaled_dot_product_attention in float32, whatever it is given."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].dtype != HALF:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):  # it would take them back to bf16
+            return func(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()}).to(HALF)
+
+
+def _full(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == HALF else value
+
+
+def _is_product(module: nn.Module, adapter: Adapter) -> bool:
+    """Whether the layer is one matrix product: a Linear, or a convolution with a kernel of one pixel."""
+    if is_transposed_linear(module):
+        return True
+    if adapter.target.kind == "linear":
+        return type(module).forward is nn.Linear.forward
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and module.kernel_size == (1, 1)
+        and not any(module.padding if isinstance(module.padding, tuple) else ())
+    )
+
+
+def _low_rank_forward(module: nn.Module, adapter: Adapter) -> Callable[..., torch.Tensor]:
+    weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        matrix = weight.T if adapter.target.kind == "transposed_linear" else weight.flatten(1)
+        result: torch.Tensor = _LowRankProduct.apply(
+            x, matrix, bias, adapter.A, adapter.B, adapter.scaling
+        )
+        return result
+
+    def linear(*args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        return product(args[0] if args else next(iter(kwargs.values())))
+
+    def convolution(input: torch.Tensor) -> torch.Tensor:
+        assert isinstance(module, nn.Conv2d)
+        down, right = module.stride
+        x = input if (down, right) == (1, 1) else input[:, :, ::down, ::right]
+        return product(x.movedim(-3, -1)).movedim(-1, -3)
+
+    return convolution if isinstance(module, nn.Conv2d) else linear
+
+
+class _LowRankProduct(torch.autograd.Function):
+    """x W^T + b + s x A^T B^T for x [..., in], W [out, in], b [out] or None, A [r, in], B [out, r]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(HALF)
+        A_half, B_half = A.to(HALF), (B * scaling).to(HALF)
+        low = rows @ A_half.T
+        output = F.linear(rows, weight, bias)
+        output.addmm_(low, B_half.T)
+        ctx.save_for_backward(rows, weight, low, A_half, B_half)
+        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
+        return output.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, low, A_half, B_half = ctx.saved_tensors
+        given = gradients[0].reshape(-1, gradients[0].shape[-1]).to(HALF)
+        given_low = given @ B_half
+        # the order of factors in which the long axis is the one summed over twice is the faster one
+        gradient_B = (low.T @ given).T.float() * ctx.scaling
+        gradient_A = (given_low.T @ rows).float()
+        gradient_x = None
+        if ctx.needs_input_grad[0]:
+            gradient_x = given @ weight
+            gradient_x.addmm_(given_low, A_half)
+            gradient_x = gradient_x.view(ctx.shape).to(ctx.dtype)
+        return gradient_x, None, None, gradient_A, gradient_B, None
