@@ -134,6 +134,31 @@ LabelTemplate = Annotated[
         rich_help_panel=LEARNING,
     ),
 ]
+EarlyStop = Annotated[
+    bool,
+    typer.Option(
+        "--early-stop",
+        help="Watch a tenth of the samples instead of learning from them, end when their loss no "
+        "longer falls, and keep the best state.",
+        rich_help_panel=LEARNING,
+    ),
+]
+LabelSmoothing = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Share of a target's mass that all labels get alike, 0 to 1. Default: 0.",
+        rich_help_panel=LEARNING,
+    ),
+]
+BalancedSampling = Annotated[
+    bool,
+    typer.Option(
+        "--balanced-sampling",
+        help="Draw the same number of samples from each class in an epoch.",
+        rich_help_panel=LEARNING,
+    ),
+]
 TrainNorms = Annotated[
     bool,
     typer.Option(

@@ -153,7 +153,12 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser's settings (AdamW on adapter weights; `epochs` passes over the session's data)."""
+    """The optimiser's settings (AdamW on adapter weights; `epochs` passes over the session's data).
+
+    early_stop: a tenth of the session's samples is watched instead of learned from; the state with the
+    least loss there is kept. label_smoothing: share of the mass that all labels get alike.
+    balanced_sampling: an epoch draws the same number of samples from each class.
+    """
 
     learning_rate: float = 5e-4
     epochs: int = 3
@@ -164,12 +169,17 @@ class TrainConfig:
     train_norms: bool = False
     seed: int = 0
     checkpoint_every: int = 50
+    early_stop: bool = False
+    label_smoothing: float = 0.0
+    balanced_sampling: bool = False
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "--learning-rate", "more than 0", self.learning_rate)
         _require(self.epochs >= 0, "--epochs", "zero or more", self.epochs)
         _require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         _require(self.max_length >= 2, "--max-length", "at least 2", self.max_length)
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "--label-smoothing", "a share from 0 to below 1", smoothing)
         _require(0 <= self.seed < 2**32, "--seed", "0 to 4294967295", self.seed)
 
 

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov, Hutter 2019) without weight decay, to the bit what torch.optim.AdamW computes on a CPU.
+"""AdamW (Loshchilov, Hutter 2019) without weight decay, to the bit what torch.optim computes on a CPU.
 
 torch's own loads its compiler at the first step: 0.8 s of a session that may have two. Moments exist
 only for what was given here: the adapters, a linear head, norms on request.
@@ -15,7 +15,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class AdamW:
-    """state: parameter -> step (float32, no dimensions), exp_avg, exp_avg_sq; empty before its first step."""
+    """state: parameter -> step (float32 scalar), exp_avg, exp_avg_sq; empty before its first step."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         self.parameters = list(parameters)

@@ -28,9 +28,7 @@ def remember(parameters: Sequence[nn.Parameter], optimizer: AdamW) -> State:
     ]
 
 
-def go_back(
-    state: State, parameters: Sequence[nn.Parameter], optimizer: AdamW
-) -> None:
+def go_back(state: State, parameters: Sequence[nn.Parameter], optimizer: AdamW) -> None:
     """Parameters and optimiser are as they were when `state` was taken; it can be used again."""
     for parameter, (value, moments) in zip(parameters, state, strict=True):
         with torch.no_grad():
@@ -38,9 +36,7 @@ def go_back(
         optimizer.state[parameter] = {name: v.clone() for name, v in moments.items()}
 
 
-def _tensors(
-    parameters: Iterable[nn.Parameter], optimizer: AdamW
-) -> list[torch.Tensor]:
+def _tensors(parameters: Iterable[nn.Parameter], optimizer: AdamW) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for parameter in parameters:
         found.append(parameter.detach())

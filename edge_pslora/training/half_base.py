@@ -1,8 +1,8 @@
 """Training steps through a base in bf16; adapters, head, losses and optimiser stay in float32.
 
 What is computed in which precision: products of frozen weights, and what lies between them, in bf16;
-normalisation with its own float32 parameters; attention in float32, whose backward pass torch has in
-bf16 only in a form four times slower; features leave as float32. The low-rank products are done by hand,
+normalisation with its own float32 parameters; attention in float32, for torch's backward pass is four
+times slower in bf16; features leave as float32. The low-rank products are done by hand,
 in bf16 and added in place: autograd's way through them makes six more passes over the activations.
 """
 
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from edge_pslora.models.types import Backbone
 from edge_pslora.training.half_weights import halvable, halved
 from edge_pslora.training.inject import Adapter, injected
+from edge_pslora.training.replacing import replaced
 from edge_pslora.training.targets import is_transposed_linear
 
 HALF = torch.bfloat16
@@ -27,7 +28,7 @@ HALF = torch.bfloat16
 
 @contextmanager
 def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """Within the block the backbone computes with W + D in bf16; afterwards with W, to the bit as before."""
+    """Within the block the backbone computes with W + D in bf16; afterwards with W as it was, to the bit."""
     model = backbone.model
     own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
     others = {name: a for name, a in adapters.items() if name not in own}
@@ -38,22 +39,8 @@ def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[N
             stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
         stack.enter_context(injected(model, others))
         stack.enter_context(replaced(backbone, _half_forward(backbone.forward)))
-        stack.enter_context(_FullAttention())
+        stack.enter_context(_FullPrecision())
         yield
-
-
-@contextmanager
-def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within the block the module computes `forward`; hooks on it are called as ever."""
-    before = module.__dict__.get("forward")
-    object.__setattr__(module, "forward", forward)
-    try:
-        yield
-    finally:
-        if before is None:
-            object.__delattr__(module, "forward")
-        else:
-            object.__setattr__(module, "forward", before)
 
 
 def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -70,17 +57,36 @@ def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.T
     return half_forward
 
 
-class _FullAttention(TorchFunctionMode):
-    """scaled_dot_product_attention in float32, whatever it is given."""
+class _FullPrecision(TorchFunctionMode):
+    """The two operations that are no faster in bf16, in float32 whatever they are given."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].dtype != HALF:
+        wanted = func is F.scaled_dot_product_attention or (
+            func is F.conv2d and _strided_depthwise(*args, **kwargs)
+        )
+        if not wanted:
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):  # it would take them back to bf16
-            return func(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()}).to(HALF)
+            full = func(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()})
+        return full.to(HALF)
+
+
+def _strided_depthwise(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """oneDNN has no kernel for its backward pass in bf16: 25 ms in place of 0.5 (MobileNetV1)."""
+    return (
+        groups == input.shape[1] > 1 and (max(stride) if isinstance(stride, tuple) else stride) > 1
+    )
 
 
 def _full(value: Any) -> Any:

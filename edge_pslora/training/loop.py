@@ -18,12 +18,15 @@ from edge_pslora.core.stability import StabilityTarget
 from edge_pslora.errors import EdgePsloraError, ModelError
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.training.adamw import AdamW
-from edge_pslora.training.batches import epoch_batches
+from edge_pslora.training.batches import Indices, epoch_batches
 from edge_pslora.training.collapse import collapse_note
 from edge_pslora.training.good_state import go_back, is_finite, remember
 from edge_pslora.training.head_rows import RowPenalty
 from edge_pslora.training.inject import Adapter
+from edge_pslora.training.loop_state import restore, save
+from edge_pslora.training.micro import ComputeLoss, add_gradients
 from edge_pslora.training.penalty import add_penalty, prepare_penalty
+from edge_pslora.training.watching import Watch, watch_loss
 
 MAX_BAD_STEPS = 3  # steps that went wrong and that a session survives, halving the rate each time
 
@@ -69,8 +72,25 @@ class LoopHooks:
     store: CheckpointStore | None = None
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which samples are learned from, and how. N samples.
+
+    micro_batch: samples in one forward and backward pass; None: a whole batch.
+    terms: int64 [N], how many terms of the loss' mean each sample brings; None: one each.
+    classes: int64 [N], drawn from evenly; None: every sample once in an epoch.
+    watched: int64, positions that are not learned from: once the loss there no longer falls, training
+    ends with the state in which it was least. Empty: nothing is watched.
+    """
+
+    micro_batch: int | None = None
+    terms: Indices | None = None
+    classes: Indices | None = None
+    watched: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
 def train(
-    compute_loss: Callable[[dict[str, torch.Tensor], npt.NDArray[np.int64]], torch.Tensor],
+    compute_loss: ComputeLoss,
     inputs: EncodedInputs,
     adapters: Mapping[str, Adapter],
     extra: Mapping[str, nn.Parameter],
@@ -80,6 +100,7 @@ def train(
     session: int,
     hooks: LoopHooks,
     rows: RowPenalty | None = None,
+    sampling: Sampling | None = None,
 ) -> TrainLog:
     """Trains A and B of every adapter, and the `extra` parameters, in place.
 
@@ -97,39 +118,51 @@ def train(
     """
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
+    sampling = sampling or Sampling()
     optimizer = AdamW(named.values(), config.learning_rate)
     penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
     log = TrainLog(notes=[penalty.note] if penalty.note else [])
     rate_factor = 1.0
+    watch = Watch() if len(sampling.watched) else None
     if hooks.store is not None and (saved := hooks.store.load()) is not None:
-        rate_factor = _restore(saved, named, optimizer, log)
+        rate_factor = restore(saved, named, optimizer, log, watch)
     parameters = list(named.values())
     good = remember(parameters, optimizer)
     lengths = inputs.lengths()
-    per_epoch = math.ceil(len(inputs) / config.batch_size)
+    learned = np.setdiff1d(np.arange(len(lengths), dtype=np.int64), sampling.watched)
+    per_epoch = math.ceil(len(learned) / config.batch_size)
     total = per_epoch * config.epochs
     position = log.steps + log.bad_steps
-    hooks.on_step(sum(_batch_sizes(lengths, config, session, position)), "")
-    batches: list[npt.NDArray[np.int64]] = []
+
+    def batches_of(epoch: int) -> list[Indices]:
+        classes = None if sampling.classes is None else sampling.classes[learned]
+        drawn = epoch_batches(
+            lengths[learned], config.batch_size, config.seed, session, epoch, classes
+        )
+        return [learned[batch] for batch in drawn]
+
+    hooks.on_step(_samples_before(batches_of, per_epoch, position), "")
+    batches: list[Indices] = []
     while position < total:
+        if watch is not None and watch.over:
+            break
         if reason := hooks.stop():
             log.stop_reason = reason
             break
         epoch, index = divmod(position, per_epoch)
         if index == 0 or not batches:
-            batches = epoch_batches(lengths, config.batch_size, config.seed, session, epoch)
+            batches = batches_of(epoch)
         rate = config.learning_rate * rate_factor * _schedule(position, total, config)
         optimizer.learning_rate = rate
         batch = batches[index]
         optimizer.zero_grad()
-        loss = compute_loss(inputs.batch(batch), batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = add_gradients(compute_loss, inputs, batch, sampling.micro_batch, sampling.terms)
         if position == 0:
             _require_gradients(adapters)
         added = add_penalty(penalty, position)
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         position += 1
-        numbers = [loss.detach(), norm, *([] if added is None else [added.value, added.norm])]
+        numbers = [loss, norm, *([] if added is None else [added.value, added.norm])]
         task_loss, size, *pulled = torch.stack([n.double() for n in numbers]).tolist()  # one sync
         finite = math.isfinite(size) and math.isfinite(task_loss)
         if finite:
@@ -146,6 +179,7 @@ def train(
                     found=f"{log.bad_steps} steps with a non-finite loss, gradient or weight",
                     remedy="the old model was kept; check the data or lower --learning-rate",
                 )
+            _look(watch, index + 1 == per_epoch, compute_loss, inputs, sampling, config, parameters)
             continue
         good = remember(parameters, optimizer)
         log.first_step = log.first_step or time.monotonic()
@@ -153,24 +187,37 @@ def train(
         # at a step that leaves the penalty out, the value last seen stands for it
         log.penalty.append(pulled[0] if pulled else log.penalty[-1] if log.penalty else 0.0)
         log.pull += [pulled[1] / max(size, 1e-30)] if pulled else []
+        _look(watch, index + 1 == per_epoch, compute_loss, inputs, sampling, config, parameters)
         hooks.on_step(len(batch), f"loss {log.task_loss[-1]:.3f}")
         if hooks.store is not None and position % config.checkpoint_every == 0:
-            _checkpoint(hooks.store, named, optimizer, log, rate_factor)
+            save(hooks.store, named, optimizer, log, rate_factor, watch)
+    if watch is not None and (note := watch.finish(parameters)):
+        log.notes.append(note)
     if note := collapse_note(log.task_loss, log.pull, stability_config.weight):
         log.notes.append(note)
     return log
 
 
-def _batch_sizes(
-    lengths: npt.NDArray[np.int64], config: TrainConfig, session: int, steps: int
-) -> list[int]:
-    """Sizes of the first `steps` batches: the samples that a resumed run has behind it."""
-    per_epoch = math.ceil(len(lengths) / config.batch_size)
-    sizes: list[int] = []
-    for epoch in range(math.ceil(steps / per_epoch) if steps else 0):
-        batches = epoch_batches(lengths, config.batch_size, config.seed, session, epoch)
-        sizes += [len(b) for b in batches]
-    return sizes[:steps]
+def _look(
+    watch: Watch | None,
+    epoch_ends: bool,
+    compute_loss: ComputeLoss,
+    inputs: EncodedInputs,
+    sampling: Sampling,
+    config: TrainConfig,
+    parameters: list[nn.Parameter],
+) -> None:
+    if watch is not None and epoch_ends:
+        size = sampling.micro_batch or config.batch_size
+        loss = watch_loss(compute_loss, inputs, sampling.watched, size, sampling.terms)
+        watch.add(loss, parameters)
+
+
+def _samples_before(batches_of: Callable[[int], list[Indices]], per_epoch: int, steps: int) -> int:
+    """Samples in the first `steps` batches: those that a resumed run has behind it."""
+    epochs = math.ceil(steps / per_epoch) if steps else 0
+    batches = [batch for epoch in range(epochs) for batch in batches_of(epoch)]
+    return sum(len(batch) for batch in batches[:steps])
 
 
 def _schedule(position: int, total: int, config: TrainConfig) -> float:
@@ -190,46 +237,3 @@ def _require_gradients(adapters: Mapping[str, Adapter]) -> None:
             found=f"none for {len(dead)} of {len(adapters)} targets: {', '.join(dead[:4])}",
             remedy="leave these layers out with --target: they do not influence the output",
         )
-
-
-def _checkpoint(
-    store: CheckpointStore,
-    named: Mapping[str, nn.Parameter],
-    optimizer: AdamW,
-    log: TrainLog,
-    rate_factor: float,
-) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, parameter in named.items():
-        arrays[f"{name}.value"] = parameter.detach().numpy().copy()
-        for key, value in optimizer.state[parameter].items():
-            arrays[f"{name}.{key}"] = np.atleast_1d(value.detach().numpy().copy())
-    arrays["log.task_loss"] = np.array(log.task_loss, dtype=np.float64)
-    arrays["log.penalty"] = np.array(log.penalty, dtype=np.float64)
-    arrays["log.pull"] = np.array(log.pull, dtype=np.float64)
-    store.save(arrays, {"bad_steps": log.bad_steps, "rate_factor": rate_factor})
-
-
-def _restore(
-    saved: tuple[dict[str, npt.NDArray[Any]], dict[str, Any]],
-    named: Mapping[str, nn.Parameter],
-    optimizer: AdamW,
-    log: TrainLog,
-) -> float:
-    arrays, meta = saved
-    for name, parameter in named.items():
-        with torch.no_grad():
-            parameter.copy_(torch.from_numpy(arrays[f"{name}.value"]))
-        if f"{name}.step" not in arrays:  # a norm beside the features never had a gradient
-            continue
-        optimizer.state[parameter] = {
-            "step": torch.from_numpy(arrays[f"{name}.step"].copy())[0],
-            "exp_avg": torch.from_numpy(arrays[f"{name}.exp_avg"].copy()),
-            "exp_avg_sq": torch.from_numpy(arrays[f"{name}.exp_avg_sq"].copy()),
-        }
-    log.task_loss = arrays["log.task_loss"].tolist()
-    log.penalty = arrays["log.penalty"].tolist()
-    log.pull = arrays["log.pull"].tolist()
-    log.bad_steps = int(meta["bad_steps"])
-    log.resumed_at = log.steps + log.bad_steps
-    return float(meta["rate_factor"])

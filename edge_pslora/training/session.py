@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +41,8 @@ from edge_pslora.training.merging import (
 )
 from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, plain_plan
+from edge_pslora.training.session_loss import session_loss, session_sampling
+from edge_pslora.training.stepping import stepping
 from edge_pslora.training.targets import as_matrix, find_targets
 
 
@@ -143,13 +146,26 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
-        samples = torch.from_numpy(batch)
-        logits = in_session.logits(model.backbone(**inputs), samples)
-        return task.loss(logits, wanted[samples], inputs, head.target_scale)
-
+    probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
+    sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
-    with injected(model.backbone.model, adapters):
+    with ExitStack() as stack:
+        notes = stack.enter_context(
+            stepping(
+                model.backbone, adapters, plan, probe, required=config.engine.precision == "bf16"
+            )
+        )
+        loss = stack.enter_context(
+            session_loss(task, model.backbone, adapters, data.inputs, config, plan)
+        )
+
+        def compute_loss(
+            inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]
+        ) -> torch.Tensor:
+            samples = torch.from_numpy(batch)
+            logits = in_session.logits(model.backbone(**inputs), samples)
+            return loss(logits, wanted[samples], inputs, head.target_scale)
+
         log = train(
             compute_loss,
             data.inputs,
@@ -161,14 +177,13 @@ def run_session(
             session,
             LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
             in_session.rows,
+            sampling,
         )
-        for (
-            adapter
-        ) in adapters.values():  # from here on, everything is computed with what is shipped
-            adapter.round_to(config.lora.factors)
-        probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
-        with torch.no_grad():
-            adapter_features = model.backbone(**probe)
+    log.notes += notes
+    for adapter in adapters.values():  # from here on, everything is computed with what is shipped
+        adapter.round_to(config.lora.factors)
+    with injected(model.backbone.model, adapters), torch.no_grad():
+        adapter_features = model.backbone(**probe)
     progress.finish()
     for parameter in extra.values():
         parameter.requires_grad_(False)

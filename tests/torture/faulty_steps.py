@@ -108,7 +108,7 @@ def rows(plan: Plan) -> list[Row]:
     sessions = plan.size(400, 40)
     bad = unended = 0
     first = ""
-    real, loop.AdamW = loop.AdamW, _Watched  # type: ignore[misc]
+    loop.AdamW = _Watched  # type: ignore[misc]
     try:
         for number in range(sessions):
             faults = random_faults(1 + number % loop.MAX_BAD_STEPS, rng)
@@ -117,7 +117,7 @@ def rows(plan: Plan) -> list[Row]:
                 first = first or str(sorted(faults.items()))
             unended += not ends(random_faults(loop.MAX_BAD_STEPS + 1, rng), number)
     finally:
-        loop.AdamW = real  # type: ignore[misc]
+        loop.AdamW = AdamW  # type: ignore[misc]
     return [
         Row(
             "NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first
