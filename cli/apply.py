@@ -153,7 +153,7 @@ def _describe(workspace: Path, facts: dict[str, Any]) -> list[str]:
         before, after = fraction(gate["anchor_before"]), fraction(gate["anchor_after"])
         rows.append(("own samples", f"{before} before, {after} after, {gate['anchors']} of them"))
     elif gate is not None:
-        rows.append(("own samples", "none to judge by; it runs, with finite outputs"))
+        rows.append(("own samples", f"none to judge by, but it runs: {gate['note']}"))
     if facts["attempts"]:
         rows.append(("health checks", str(facts["attempts"])))
     return [f"{workspace}: {facts['reason']}", *columns(rows)]

@@ -10,7 +10,7 @@ import typer
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.output import columns, print_result
-from edge_pslora.config import MERGE_RULES, MergeRule
+from edge_pslora.config import MAX_UPDATE, MERGE_RULES, MergeRule
 from edge_pslora.units import format_size
 
 To = Annotated[
@@ -33,6 +33,15 @@ Rule = Annotated[
     MergeRule,
     typer.Option(
         "--rule", metavar="RULE", help=f"How adapters are joined: {', '.join(MERGE_RULES)}."
+    ),
+]
+MaxUpdate = Annotated[
+    float,
+    typer.Option(
+        "--max-update",
+        metavar="X",
+        min=0.0,
+        help="Most that may be added to a weight, times the weight (norms).",
     ),
 ]
 
@@ -65,13 +74,14 @@ def merge(
     base: Base,
     out: Out,
     rule: Rule = "constructive",
+    max_update: MaxUpdate = MAX_UPDATE,
     as_json: o.AsJson = False,
     debug: o.Debug = False,
 ) -> None:
     """Merge PEFT adapters into base weights, without torch."""
     from edge_pslora.merge_files import merge as merge_files
 
-    result = merge_files(adapters, base, out, rule=rule)
+    result = merge_files(adapters, base, out, rule=rule, max_update=max_update)
     rows = [
         ("adapters", f"{len(result.adapters)}, joined by {result.rule}"),
         ("tensors", f"{result.tensors}, of which {len(result.merged)} were merged"),

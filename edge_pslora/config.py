@@ -33,6 +33,10 @@ def _require(condition: bool, where: str, expected: str, found: object) -> None:
         raise UsageError(where, expected=expected, found=repr(found), remedy="change the option")
 
 
+# |D| / |W0| of a layer (Frobenius). Hu et al. 2021 (LoRA), table 7, have 6.91 / 61.95 = 0.11 for GPT-3;
+# sessions here 0.01 to 0.02. An update as large as the weights is another model, or a wrong scale.
+MAX_UPDATE = 1.0
+
 FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "int12", "bf16", "float32")  # smallest first
 
 
@@ -229,12 +233,14 @@ class GateConfig:
     targets' spread where outputs are values. max_onnx_rel_error: the same as a share of the largest
     output: float32 has seven digits, and a language model's logits reach 100. One of the two has to
     hold, and no prediction may differ (exporters/parity.py, also for other dtypes), forced or not.
+    max_update: of a layer's update, relative to its base weights.
     """
 
     max_forgetting: float = 0.01
     significance: float = 0.05
     max_onnx_abs_error: float = 1e-4
     max_onnx_rel_error: float = 1e-5
+    max_update: float = MAX_UPDATE
     force: bool = False
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.config import MERGE_RULES, MergeRule
+from edge_pslora.config import MAX_UPDATE, MERGE_RULES, MergeRule
 from edge_pslora.errors import AdapterError, ModelError, UsageError
 from edge_pslora.merge_plan import make_plan
 from edge_pslora.merge_tiles import write_plan
@@ -42,7 +42,11 @@ class MergeReport:
 
 
 def merge(
-    adapters: Sequence[Path], base: Path, out: Path, rule: MergeRule = "constructive"
+    adapters: Sequence[Path],
+    base: Path,
+    out: Path,
+    rule: MergeRule = "constructive",
+    max_update: float = MAX_UPDATE,
 ) -> MergeReport:
     """W0 + M_T for every adapted weight, M_T folded from the adapters in the order given.
 
@@ -51,9 +55,11 @@ def merge(
         base: a safetensors file, or a folder with model.safetensors.
         out: the file to write; replaced when it exists. Dtypes and metadata are the base's.
         rule: see core.merge.merge_step; maths in float32, in float64 for a float64 weight.
+        max_update: of what is added to a weight, relative to it (Frobenius norms).
 
     Raises:
-        AdapterError: an adapter that is not plain LoRA, does not fit, or would change nothing.
+        AdapterError: an adapter that is not plain LoRA, does not fit, would change nothing, or too
+            much: another base's, or one with a wrong scale.
         ModelError: the base cannot be read or merged into.
         UsageError: no adapter, an unknown rule, or `out` is one of the inputs.
     """
@@ -70,7 +76,7 @@ def merge(
         durable.remove_leftovers(out.absolute().parent, out.name)
         size = sum(spec.bytes for spec in plan.specs.values())
         durable.require_free_space(out.absolute().parent, size + (1 << 20))
-        write_plan(out, plan, source, files, rule)
+        write_plan(out, plan, source, files, rule, max_update)
     known = source.header.specs
     return MergeReport(
         out=str(out),

@@ -51,6 +51,7 @@ class _Inputs:
     source: TensorFile
     files: Sequence[TensorFile]
     rule: MergeRule
+    max_update: float
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,21 @@ class _Target:
 
 
 def write_plan(
-    out: Path, plan: Plan, source: TensorFile, files: Sequence[TensorFile], rule: MergeRule
+    out: Path,
+    plan: Plan,
+    source: TensorFile,
+    files: Sequence[TensorFile],
+    rule: MergeRule,
+    max_update: float,
 ) -> None:
     """Write `out`, whole or not at all.
 
     Raises:
-        AdapterError: an update that is not finite, that changes nothing or that overflows.
+        AdapterError: an update that is not finite, that changes nothing, that overflows, or that is
+            more than max_update times the weight (Frobenius norms; a weight of zeros sets no limit).
         ModelError: a base weight that is not finite, or a file that changed while it was read.
     """
-    inputs = _Inputs(source, files, rule)
+    inputs = _Inputs(source, files, rule, max_update)
     _check_copies(plan, inputs)
     with new_file(out) as append:
         append(build_header(plan.specs, source.header.metadata))
@@ -118,13 +125,17 @@ def _write_merged(target: _Target, inputs: _Inputs, append: Append) -> None:
     original = np.empty(size, dtype)
     buffers = np.empty((3, size), maths_dtype(dtype))
     changed, zero = False, True
+    added = weight = 0.0  # sums of squares
     for tile in tiles(shape, _TILE):
         before = original[: tile.size]
         merged, running, spare = buffers[:, : tile.size]
         inputs.source.read_part(target.name, tile.first, before)
         _fold(target, inputs, tile, merged, running, spare)
         with np.errstate(over="ignore", invalid="ignore"):
-            np.add(before.astype(spare.dtype, copy=False), merged, spare)
+            np.copyto(spare, before)
+            added += float(np.dot(merged, merged))
+            weight += float(np.dot(spare, spare))
+            np.add(spare, merged, spare)
             after = spare.astype(dtype, copy=False)
         if not all_finite(after):
             raise _not_finite(target, inputs, before, merged)
@@ -135,6 +146,9 @@ def _write_merged(target: _Target, inputs: _Inputs, append: Append) -> None:
     if not changed:
         found = "an update that is zero" if zero else "one too small for its dtype"
         raise _unusable(target, inputs, "a merge that changes the weight", found)
+    if weight > 0 and not math.sqrt(added / weight) <= inputs.max_update:
+        limit = f"an update of at most {inputs.max_update:g} times the weight"
+        raise _unusable(target, inputs, limit, f"{math.sqrt(added / weight):.3g} times")
 
 
 def _fold(

@@ -16,6 +16,8 @@ from edge_pslora.units import format_duration, format_size
 MAX_POINTS = 400
 MAX_REJECTED = 50
 MAX_LABELS = 60
+MAX_SESSIONS = 30  # rows of the matrix; with every task of every session it grew with their square
+OLDEST_TASKS = 10  # columns besides those of the sessions shown
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,14 @@ def _score(value: float | None, metric: str) -> str:
 
 
 def _matrix(sessions: Sequence[SessionFacts], metric: str) -> dict[str, Any] | None:
-    """The accuracy matrix: one row per generation, one column per task in order of appearance."""
-    tasks = list(dict.fromkeys(task for session in sessions for task in session.accuracy))
-    values = [value for session in sessions for value in session.accuracy.values()]
+    """The accuracy matrix: one row per generation, one column per task in order of appearance.
+
+    Of many: the last generations, the tasks that they learned and the oldest.
+    """
+    sessions = sessions[-MAX_SESSIONS:]
+    found = list(dict.fromkeys(task for session in sessions for task in session.accuracy))
+    tasks = found[:OLDEST_TASKS] + found[OLDEST_TASKS:][-MAX_SESSIONS:]
+    values = [session.accuracy[t] for session in sessions for t in tasks if t in session.accuracy]
     if not values:
         return None
     # Colours span the values there are: accuracies of 0.91 and 0.97 have to look different.
@@ -183,7 +190,14 @@ def _matrix(sessions: Sequence[SessionFacts], metric: str) -> dict[str, Any] | N
                 }
             )
         rows.append({"generation": session.generation, "task": session.task, "cells": cells})
-    return {"tasks": tasks, "rows": rows, "low": low, "high": high}
+    return {
+        "tasks": tasks,
+        "rows": rows,
+        "low": low,
+        "high": high,
+        "left_out": len(found) - len(tasks),
+        "older": len(sessions[0].accuracy) > 1,  # what was learned before the first row
+    }
 
 
 def _change(change: float, metric: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from securesystemslib.signer import CryptoSigner
 
-from edge_pslora.errors import BundleError, UsageError
+from edge_pslora.errors import BundleError, GateRefusedError, UsageError
 from edge_pslora.exporters.bundle_files import Payload, delta_payload, full_payload
 from edge_pslora.exporters.bundle_tar import write_tar
 from edge_pslora.signing import release as signing
@@ -36,7 +36,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class BundleOptions:
-    """kind: auto is a delta where there is a parent and a smaller delta. counter: None for the next.
+    """kind: auto is a delta where there is a parent, a smaller delta and no base. counter: None: the next.
 
     expires: seconds from now on. learn: ship what further sessions need as well (adapter, history, head
     and the anchor set, which holds samples). with_base: ship the base, for devices without a workspace.
@@ -199,11 +199,15 @@ def _payload(
     if options.kind == "delta":
         return delta_payload(opened, chosen, staged, **extra), []
     full = full_payload(opened, chosen, **extra)
+    if options.with_base:
+        return full, [
+            "full: devices without a workspace have nothing that a delta could go on from"
+        ]
     if chosen.manifest.parent is None:
         return full, ["full: a first generation has no generation before it"]
     try:
         delta = delta_payload(opened, chosen, staged, **extra)
-    except UsageError as problem:
+    except (UsageError, GateRefusedError) as problem:
         return full, [f"full: no delta, {problem.found} ({problem.expected} is needed)"]
     if delta.bytes >= full.bytes:
         return full, [f"full: a delta would take {delta.bytes} bytes, this {full.bytes}"]

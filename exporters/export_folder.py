@@ -21,15 +21,17 @@ def published_folder(out: Path, workspace: Path, *, overwrite: bool) -> Iterator
         UsageError: `out` is no folder, is in use, or lies inside the workspace.
     """
     out = out.absolute()
+    _check_place(out, workspace)
     staged = out.with_name(f".{out.name}.edge-pslora-new")
     old = out.with_name(f".{out.name}.edge-pslora-old")
-    if old.exists() and not out.exists():
-        durable.rename_durably(old, out)  # killed between the two names: the earlier export is back
-    _check(out, workspace, overwrite)
     with durable.storage_errors(out.parent, out.name):
+        if old.exists() and not out.exists():  # killed between its two renames
+            durable.rename_durably(old, out)
         for leftover in (staged, old):  # of a killed export
             if leftover.exists():
                 shutil.rmtree(leftover)
+    _check_content(out, overwrite)
+    with durable.storage_errors(out.parent, out.name):
         staged.mkdir()
     try:
         yield staged
@@ -45,12 +47,15 @@ def published_folder(out: Path, workspace: Path, *, overwrite: bool) -> Iterator
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _check(out: Path, workspace: Path, overwrite: bool) -> None:
+def _check_place(out: Path, workspace: Path) -> None:
     home = workspace.resolve()
     if out.resolve() == home or home in out.resolve().parents:
         raise _unusable(out, "a folder outside the workspace", f"one in {workspace}")
     if not out.parent.is_dir():
         raise _unusable(out, "a name in an existing folder", f"no folder {out.parent}")
+
+
+def _check_content(out: Path, overwrite: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():

@@ -90,6 +90,7 @@ def _bring(
         if old.data is not None and old.data.name != external_name(out):  # killed on its way
             planned = onnx_file.plan(old.model, old.sizes, external_name(out))
             settle(out, old.data, planned)
+        durable.fsync_folder(out.parent)  # killed after the rename, before this
         return None
     payloads = {name: kept.get(name, weight) for name, weight in new.weights.items()}
     proof = proven(out, new.model, payloads, expected, WorkspaceError)
@@ -187,8 +188,6 @@ def _side_files(opened: Workspace, chosen: Generation, existing: Path) -> list[P
         return []
     if record.get("manifest_sha256") == chosen.manifest_sha256:
         return []
-    for name in (files.LABELS, RECORD, *opened.header.base_files):
-        durable.remove_leftovers(folder, name)
     files.copy_side_files(opened, chosen, folder)
     files.write_labels(opened, chosen, folder)
     names = [n for n in named if layout.is_safe_file_name(n) and (folder / n).is_file()]

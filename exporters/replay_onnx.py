@@ -10,11 +10,11 @@ from edge_pslora.exporters import onnx_file
 from edge_pslora.exporters.delta_onnx import expected
 from edge_pslora.exporters.lora_factors import Array
 from edge_pslora.exporters.onnx_patch import patch_onnx
-from edge_pslora.exporters.onnx_publish import remove_interim
-from edge_pslora.exporters.onnx_read import ModelFile, open_model
+from edge_pslora.exporters.onnx_publish import remove_interim, settle
+from edge_pslora.exporters.onnx_read import ModelFile, external_name, open_model
 from edge_pslora.update.delta import Delta, OnnxPart
 from edge_pslora.update.replay import ReplayReport, replay
-from edge_pslora.workspace import layout
+from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.lock import folder_lock
 
 
@@ -59,11 +59,16 @@ def _bring(deployed: Path, described: Delta, part: OnnxPart, tensors: Mapping[st
     with open_model(deployed) as file:
         data, old = file.data, dict(file.metadata)
         number = _number(file, described)
-        if number == described.generation and _is_published(file, part):
+        published = number == described.generation and _is_published(file, part)
+        if not published and number != described.parent:
+            raise _another(deployed, described, f"generation {number}, and not as it was published")
+        remove_interim(deployed, data)
+        if published:
+            if data is not None and data.name != external_name(deployed):  # killed on its way
+                usual = onnx_file.plan(file.model, file.sizes, external_name(deployed))
+                settle(deployed, data, usual)
+            durable.fsync_folder(deployed.parent)  # killed after the rename, before this
             return
-    if number != described.parent:
-        raise _another(deployed, described, f"generation {number}, and not as it was published")
-    remove_interim(deployed, data)
     given = {part.initializer(name): array for name, array in tensors.items()}
     given.pop("", None)
     old.pop(onnx_file.LAYOUT_KEY)

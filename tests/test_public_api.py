@@ -73,7 +73,7 @@ def test_arguments_that_callers_rely_on():
     assert _signature("evaluate") == [
         "workspace", "data", "generation", "read", "compare_torch", "model",
     ]  # fmt: skip
-    assert _signature("merge") == ["adapters", "base", "out", "rule"]
+    assert _signature("merge") == ["adapters", "base", "out", "rule", "max_update"]
 
 
 def test_names_do_not_depend_on_the_order_of_imports():

@@ -180,3 +180,21 @@ def test_a_figure_that_no_layer_has_takes_no_column() -> None:
     layers = [LayerFacts("fc", 8, 0.01), LayerFacts("out", 8, 0.02)]
     assert "agreement" not in Page(render_report(replace(SMALL, layers=layers))).text
     assert "agreement" in Page(render_report(full("x"))).text
+
+
+def test_a_page_does_not_grow_with_the_square_of_its_sessions():
+    def page(count: int) -> str:
+        names = [f"t{i}" for i in range(count)]
+        sessions = [
+            SessionFacts(i + 1, name, dict.fromkeys(names[: i + 1], 0.5))
+            for i, name in enumerate(names)
+        ]
+        return render_report(replace(SMALL, sessions=sessions))
+
+    assert len(page(400)) < 1.1 * len(page(60))
+    text = Page(page(400)).text
+    assert "360 more tasks are not shown" in text
+    assert "since that row" in text
+    assert all(name in text for name in ("t0", "t9", "t370", "t399"))
+    assert "t369" not in text
+    assert "not shown" not in Page(page(10)).text

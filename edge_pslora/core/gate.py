@@ -8,7 +8,7 @@ small sets from passing for progress or harm (exact sign test; for right / wrong
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_pslora.config import GateConfig
@@ -106,6 +106,7 @@ def decide(
     anchor_after: Scores | None = None,
     floor: Scores | None = None,
     labels: LabelEvidence | None = None,
+    updates: Mapping[str, float] | None = None,
 ) -> GateDecision:
     """Promote unless the holdout is significantly worse, the anchor drops beyond tolerance, or the
     session's labels cannot be trusted.
@@ -116,6 +117,7 @@ def decide(
         floor: scores on the holdout of a model that knows nothing (always the most frequent class, or
             the mean); hard data and a small holdout put an honest model below it by chance.
         labels: None: not judged.
+        updates: layer -> |D| / |W0|.
     """
     reasons: list[str] = []
     after = _mean(holdout_after)
@@ -146,6 +148,12 @@ def decide(
             )
     if labels is not None:
         reasons += _distrust(labels, config.significance)
+    too_large = [(n, s) for n, s in (updates or {}).items() if not s <= config.max_update]
+    for layer, size in too_large[:1]:
+        reasons.append(
+            f"the update of {layer} is {size:.3g} times its weights, more than the "
+            f"{config.max_update:g} allowed"
+        )
     figures = GateFigures(
         before,
         after,

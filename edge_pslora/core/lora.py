@@ -7,6 +7,12 @@ import math
 import torch
 
 
+def relative_norm(delta: torch.Tensor, base: torch.Tensor) -> float:
+    """|D| / |W0|, both [out, in] (Frobenius); 0 where the base is all zeros and sets no scale."""
+    size = float(base.double().norm())
+    return float(delta.double().norm()) / size if size > 0 else 0.0
+
+
 def init_lora(
     out_features: int, in_features: int, rank: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:

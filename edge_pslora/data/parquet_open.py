@@ -18,6 +18,7 @@ from edge_pslora.data.source import magic_name, shown, unpacked_limit
 from edge_pslora.errors import DataError, InputError
 
 MAX_COLUMNS = 10_000
+_ROW_BYTES = 40  # that a row takes here beside its numbers: its label
 MAX_VALUE_BYTES = 1 << 20  # of one text, as of one line of a text file
 
 
@@ -66,7 +67,7 @@ def _check_claims(path: Path, metadata: Any, size: int, options: ReadOptions) ->
     if rows != metadata.num_rows or rows < 0:
         raise parquet_damaged(path, f"{metadata.num_rows} rows said, {rows} in its parts")
     # a dictionary can stand for any number of equal rows, but a row takes memory here
-    total = max(total, rows * metadata.num_columns * 4)
+    total = max(total, rows * (metadata.num_columns * 4 + _ROW_BYTES))
     if total > most:
         raise DataError(
             shown(path),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edge_pslora.core import scores
 from edge_pslora.data.types import split_labels
+from edge_pslora.errors import WorkspaceError
 from edge_pslora.workspace.tensors import open_tensors
 
 Array = npt.NDArray[Any]
@@ -75,11 +76,21 @@ def read_anchors(path: Path, source: Mapping[str, Any]) -> Anchors:
     """
     with open_tensors(path) as file:
         arrays = {name: file.read(name) for name in file.names}
-        labels = json.loads(file.header.metadata.get("labels", "null"))
-    targets = arrays["target"]
-    if labels is not None:
-        targets = np.array(labels, dtype=np.str_)[targets]
+        text = file.header.metadata.get("labels", "null")
     inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
+    try:
+        labels, targets = json.loads(text), arrays["target"]
+        if labels is not None:
+            targets = np.array(labels, dtype=np.str_)[targets]
+        if not inputs or any(len(array) != len(targets) for array in inputs.values()):
+            raise ValueError("no inputs, or not one for each target")
+    except (KeyError, IndexError, TypeError, ValueError) as problem:
+        raise WorkspaceError(
+            str(path),
+            expected="inputs and targets of earlier sessions",
+            found=str(problem),
+            remedy="use the version of edge-pslora that wrote it",
+        ) from problem
     options = source.get("options")
     image = options.get("image") if isinstance(options, dict) else None
     return Anchors(inputs, targets, None if image is None else _scaling(image))

@@ -98,21 +98,23 @@ def apply(request: Request, say: Callable[[str], None] = lambda line: None) -> R
             remedy="give a folder, a .tar file or an http address",
         )
     with writer_lock(path):
-        pending = _settle_pending(request, say)
-        if request.source is None:
-            report = _gone_on(request, pending)
-        else:
+        try:
+            pending = _settle_pending(request, say)
+            if request.source is None:
+                return _gone_on(request, pending)
             with open_source(request.source) as source:
-                report = _take(request, source, pending, say)
-        _tidy(path)
-        return report
+                return _take(request, source, pending, say)
+        finally:
+            _tidy(path)
 
 
 def _tidy(path: Path) -> None:
-    """What killed runs of this command left, and nothing of a session that is to be resumed.
+    """What killed runs of this command left, and nothing of a run that is to be resumed.
 
-    The work is done, so a failure here is not one of it; the next run removes what stays.
+    The work is done, or has failed already; what cannot be removed now, the next run removes.
     """
+    if not path.is_dir():
+        return
     with suppress(EdgePsloraError):
         staging.forget_published(path, numbers(path))
         for name in (layout.CURRENT, layout.WORKSPACE_FILE):
@@ -161,8 +163,6 @@ def _take(
     if state is None:
         state = UpdateState(_first_class(request))
     offer = _verified(request, source, state)
-    receive.check_class(offer, state.device_class)
-    receive.check_counter(offer, state)
     floor = max(state.clock_floor, offer.bundle.signed_at)
     if pending is None or floor != state.clock_floor:
         state = replace(state, clock_floor=floor)
@@ -195,13 +195,15 @@ def _first_class(request: Request) -> str:
 
 
 def _verified(request: Request, source: Source, state: UpdateState) -> Offer:
-    """The bundle, checked with a private copy of what is trusted; what is trusted now is kept."""
+    """The bundle, checked with a private copy of what is trusted; what is trusted then is kept."""
     path = request.workspace
     folder = path / layout.UPDATES / layout.TRUSTED
     trust = trusted.load_trust(folder, request.root)
     with _private_area(path) as private:
         verified = trusted.verify(source, trust, private, state.clock_floor)
     offer = receive.read_offer(source, verified)
+    receive.check_class(offer, state.device_class)
+    receive.check_counter(offer, state)
     trusted.publish(folder, verified)
     return offer
 

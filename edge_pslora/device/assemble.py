@@ -10,6 +10,7 @@ from pathlib import Path
 from edge_pslora.device import receive
 from edge_pslora.device.receive import Offer
 from edge_pslora.errors import BundleError, EdgePsloraError, InputError
+from edge_pslora.exporters.onnx_safety import check_onnx
 from edge_pslora.update.bundle import BASE_PREFIX
 from edge_pslora.update.delta import DELTA_FILE
 from edge_pslora.update.replay import replay
@@ -20,7 +21,6 @@ from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.tensors import open_tensors
 from edge_pslora.workspace.workspace import Workspace
 
-_LOCATION = b"\x0a\x08location"  # how a constant inside the graph begins to name another file
 _MODEL_FILES = (layout.MODEL, layout.ONNX, layout.ONNX_DATA)
 
 
@@ -61,7 +61,7 @@ def assemble(offer: Offer, workspace: Workspace, staged: Staged) -> None:
     receive.result_files(staged.folder, offer)
     base = workspace.base / layout.MODEL
     check_tensors(staged.folder / layout.MODEL, base, offer.where)
-    _check_onnx(staged.folder, offer)
+    check_onnx(staged.folder / layout.ONNX, error=BundleError)
 
 
 def _replay(offer: Offer, workspace: Workspace, staged: Staged) -> None:
@@ -114,23 +114,6 @@ def _copy_deployed(offer: Offer, parent: Generation | None, staged: Path) -> Pat
 def _is_there(offer: Offer, folder: Path, name: str) -> bool:
     path = folder / name
     return path.is_file() and digest_file(path) == offer.bundle.result[name]
-
-
-def _check_onnx(folder: Path, offer: Offer) -> None:
-    """The file is laid out as ours are: nothing of it lies outside the folder."""
-    from edge_pslora.exporters.onnx_read import open_model
-
-    with open_model(folder / layout.ONNX, error=BundleError) as file:
-        named = {path.name for path in (file.path, file.data) if path is not None}
-        inner = [node.SerializeToString() for node in file.model.graph.node]
-        inner += [*file.model.functions, *file.model.graph.sparse_initializer]
-    if named - offer.bundle.result.keys() or any(_LOCATION in part for part in inner):
-        raise BundleError(
-            offer.where,
-            expected=f"an ONNX file with its weights in it or in {layout.ONNX_DATA}",
-            found="weights elsewhere",
-            remedy="tell who made the bundle; nothing was changed",
-        )
 
 
 def generation_of(offer: Offer, workspace: Workspace) -> Generation | None:

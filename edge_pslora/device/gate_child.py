@@ -1,7 +1,8 @@
 """The process in which a model that came from outside runs for the first time. See local_gate.py.
 
-One JSON object on stdin (Task), one on stdout: {"before": scores or null, "after": scores or null} or
-{"problem": text}. It may be killed, run out of memory or never end: the parent is prepared for that.
+One JSON object on stdin (Task), one on stdout: {"before": scores or null, "after": likewise, "note": why
+there are none} or {"problem": text}. It may be killed, run out of memory or never end: the parent is
+prepared for that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_pslora.device.anchors import Anchors, check_outputs, read_anchors, score
-from edge_pslora.errors import EdgePsloraError
+from edge_pslora.errors import EdgePsloraError, WorkspaceError
 from edge_pslora.exporters.run import OnnxRunner, open_onnx
 
 Array = npt.NDArray[Any]
@@ -54,8 +55,10 @@ def main() -> None:
     answer: dict[str, Any]
     try:
         answer = _judge(task)
-    except (EdgePsloraError, ValueError) as problem:
-        answer = {"problem": " ".join(str(problem).split())[:300]}
+    except EdgePsloraError as problem:
+        answer = {"problem": problem.found}
+    except ValueError as problem:
+        answer = {"problem": str(problem)}
     except MemoryError:
         answer = {"problem": f"it needs more memory than {task.memory} bytes"}
     json.dump(answer, sys.stdout)
@@ -63,27 +66,32 @@ def main() -> None:
 
 def _judge(task: Task) -> dict[str, Any]:
     runner = open_onnx(Path(task.new), threads=1)
-    anchors = None
-    if task.anchors is not None:
-        anchors = read_anchors(Path(task.anchors), task.source)
-    if anchors is None or not anchors.usable:
+    anchors, note = _anchors(task)
+    if anchors is None:
         _try(runner, task)
-        return {"before": None, "after": None}
+        return {"before": None, "after": None, "note": note}
     after = score(_feeding(runner), anchors, task.task_type, task.new_labels, task.old_labels)
     del runner
-    before = _before(task, anchors)
-    return {"before": before, "after": after if before is not None else None}
-
-
-def _before(task: Task, anchors: Anchors) -> list[float] | None:
-    """None: the serving model does not run; then the new one need only do that."""
-    if task.old is None:
-        return None
     try:
-        runner = open_onnx(Path(task.old), threads=1)
-        return score(_feeding(runner), anchors, task.task_type, task.old_labels, task.old_labels)
-    except (EdgePsloraError, ValueError):
-        return None
+        old = open_onnx(Path(task.old or ""), threads=1)
+        before = score(_feeding(old), anchors, task.task_type, task.old_labels, task.old_labels)
+    except (EdgePsloraError, ValueError) as problem:  # then the new one need only run
+        note = f"the model that serves does not run on its own anchors: {problem}"
+        return {"before": None, "after": None, "note": note}
+    return {"before": before, "after": after, "note": ""}
+
+
+def _anchors(task: Task) -> tuple[Anchors | None, str]:
+    """Those of the serving generation, or why there are none to judge by."""
+    if task.anchors is None or task.old is None:
+        return None, "the generation that serves has no anchors"
+    try:
+        anchors = read_anchors(Path(task.anchors), task.source)
+    except WorkspaceError as problem:
+        return None, str(problem)
+    if not anchors.usable:
+        return None, "its anchors are recordings, or of a kind that needs more than the model file"
+    return anchors, ""
 
 
 def _feeding(runner: OnnxRunner) -> Any:

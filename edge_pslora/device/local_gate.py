@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.gate import decide
 from edge_pslora.errors import GateRefusedError, WorkspaceError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
@@ -30,12 +29,14 @@ _TIMES = 4
 
 @dataclass(frozen=True)
 class Judged:
-    """samples: the anchors that were judged by, 0 where none could be; else both accuracies."""
+    """samples: the anchors that were judged by; else 0, and note says why. before, after: the mean score
+    of the serving and the new model; p: how likely chance alone does such harm."""
 
     samples: int
     before: float | None = None
     after: float | None = None
     p: float | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -43,6 +44,7 @@ class Judged:
             "anchor_before": self.before,
             "anchor_after": self.after,
             "anchor_p": self.p,
+            "note": self.note,
         }
 
 
@@ -90,7 +92,9 @@ def judge(
         )
     before, after = answer["before"], answer["after"]
     if before is None or after is None:
-        return Judged(0)
+        return Judged(0, note=str(answer["note"]))
+    from edge_pslora.core.gate import decide  # numpy, of which a call with nothing new has no need
+
     decision = decide(GateConfig(), (), anchor_before=before, anchor_after=after)
     figures = decision.figures
     judged = Judged(len(after), figures.anchor_before, figures.anchor_after, figures.anchor_p)
@@ -106,20 +110,19 @@ def judge(
 
 
 def _run(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", "-m", "edge_pslora.device.gate_child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    try:
-        out, _ = process.communicate(json.dumps(task).encode("ascii"), timeout=SECONDS)
-    except subprocess.TimeoutExpired as problem:
-        raise _not_judged(staged, f"it had not ended after {SECONDS} seconds") from problem
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
+    ) as process:
+        try:
+            out, _ = process.communicate(json.dumps(task).encode("ascii"), timeout=SECONDS)
+        except subprocess.TimeoutExpired as problem:
+            raise _not_judged(staged, f"it had not ended after {SECONDS} seconds") from problem
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
     code = process.returncode
     if code == -signal.SIGXCPU:
         raise _not_judged(staged, f"it took more than {SECONDS} seconds of computation")

@@ -17,15 +17,16 @@ from torch import nn
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.history import fold, pool_bytes
+from edge_pslora.core.lora import relative_norm
 from edge_pslora.core.replay import low_rank_update
 from edge_pslora.errors import AdapterError, ModelError
 from edge_pslora.exporters.lora_factors import LoraFactors
 from edge_pslora.exporters.peft_adapter import read_peft_adapter
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.memory_files import open_base
-from edge_pslora.training.memory import Memory
+from edge_pslora.training.memory import BaseWeights, Memory
 from edge_pslora.training.merging import merge_all, running_sums, target_weights
-from edge_pslora.training.targets import Target, find_targets
+from edge_pslora.training.targets import Target, as_matrix, find_targets
 from edge_pslora.workspace.adapter_folder import CONFIG, WEIGHTS, read_adapter
 from edge_pslora.workspace.adapter_names import rename_among
 
@@ -104,6 +105,8 @@ def start_after(
         updates = {n: (f.scaling * f.B, f.A) for n, f in adapter.layers.items()}
         history = fold(history, updates, size)
     with open_base(base, model) as base_weights:
+        if not config.gate.force:
+            _require_small(past, targets, base_weights, config.gate.max_update)
         target_weights(model.backbone.model, targets, base_weights).set_to(merged)
     return replace(memory, sessions=memory.sessions + len(past), history=history, running=running)
 
@@ -135,6 +138,25 @@ def _read(folder: Path, model: LoadedModel) -> tuple[str, dict[str, Factors]]:
             remedy="use the base model that the adapter was trained on",
         )
     return _digest(folder), layers
+
+
+def _require_small(
+    past: Sequence[PastAdapter], targets: tuple[Target, ...], base: BaseWeights, most: float
+) -> None:
+    """Raises AdapterError: an update that is larger than the weights that it is for."""
+    for target in targets:
+        weight = as_matrix(base(target.weight_name), target)
+        for adapter in past:
+            if target.name not in adapter.layers:
+                continue
+            size = relative_norm(adapter.layers[target.name].delta(), weight)
+            if not size <= most:
+                raise AdapterError(
+                    f"{adapter.name}, {target.name}",
+                    expected=f"an update of at most {most:g} times the base's weights",
+                    found=f"{size:.3g} times",
+                    remedy="check its lora_alpha and its base model, or give --force",
+                )
 
 
 def _weight_name(path: str, layer: LoraFactors) -> str:

@@ -5,7 +5,7 @@ What is judged is the file that a device will run, in onnxruntime, not the torch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ def run_measures(
     """
     task = TASKS[head.task_type]
     rows: list[Measures] = [{} for _ in competing]
-    for batch in sorted_batches(held.inputs.lengths(), BATCH):
+    for batch in sorted_batches(held.inputs.lengths(), min(BATCH, runner.most_rows)):
         arrays = {name: tensor.numpy() for name, tensor in held.inputs.batch(batch).items()}
         outputs = runner.run(arrays)
         for row, labels in zip(rows, competing, strict=True):
@@ -101,11 +101,12 @@ def judge(
     anchors: HeldAnchors | None,
     train: Held,
     unseen: Unseen | None = None,
+    updates: Mapping[str, float] | None = None,
 ) -> tuple[GateDecision, dict[str, Any]]:
     """The gate's decision, and the figures for the manifest.
 
     train: the session's training samples, for what the serving model makes of their labels. unseen:
-    what heads that have not seen them make of some.
+    what heads that have not seen them make of some. updates: layer -> |D| / |W0|.
 
     On the anchor set, labels that the old model did not know do not compete for the decision: a new
     class must not count as forgetting. Both figures are reported, and "by_session": for every earlier
@@ -144,6 +145,7 @@ def judge(
         anchor_after=None if anchor_new is None else anchor_new.scores,
         floor=None if floor is None else floor.tolist(),
         labels=labels,
+        updates=updates,
     )
     figures["holdout_p"] = decision.figures.holdout_p
     figures["anchor_p"] = decision.figures.anchor_p

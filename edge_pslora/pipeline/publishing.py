@@ -13,6 +13,7 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.candidate import Candidate, write_generation_card, write_rejected
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.report import (
+    MAX_SESSIONS,
     CheckFacts,
     FileFacts,
     LayerFacts,
@@ -198,12 +199,12 @@ def _parity(metrics: Mapping[str, Any], limits: GateConfig) -> str:
 
 
 def _past(workspace: Workspace, generation: Generation | None) -> list[SessionFacts]:
-    """The generations that led here, oldest first.
+    """The last generations that led here, as many as the page shows, oldest first.
 
     One that was deleted or damaged ends the chain: the page shows less, and status says why.
     """
     chain: list[Generation] = []
-    while generation is not None:
+    while generation is not None and len(chain) < MAX_SESSIONS - 1:
         chain.append(generation)
         number = generation.manifest.parent
         if number is None:

@@ -16,14 +16,28 @@ from edge_pslora.errors import BudgetError
 RESERVED_SHARE = 0.2
 
 
-def peak_rss_bytes() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+def _status(key: str) -> int | None:
+    """A size of this process in bytes, from the system's own account; None where there is none."""
     status = Path("/proc/self/status")
     if status.exists():
-        # VmHWM starts anew at exec; ru_maxrss would still count the process that started this one
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def rss_bytes() -> int:
+    """The resident memory of this process now; where the system does not say, the largest so far."""
+    now = _status("VmRSS")
+    return peak_rss_bytes() if now is None else now
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    # VmHWM starts anew at exec; ru_maxrss would still count the process that started this one
+    known = _status("VmHWM")
+    if known is not None:
+        return known
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

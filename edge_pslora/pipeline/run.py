@@ -19,6 +19,7 @@ from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
 from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -29,6 +30,14 @@ from edge_pslora.pipeline.opening import (
     model_needed,
     open_existing,
     removed_on_error,
+)
+from edge_pslora.pipeline.planning import (
+    apply_plan,
+    described_plan,
+    keep_plan,
+    kept_plan,
+    make_plan,
+    unplanned,
 )
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
@@ -46,7 +55,8 @@ from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.progress import Progress, SilentProgress
-from edge_pslora.training.plan import plain_plan
+from edge_pslora.training.plan import TrainingPlan
+from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
@@ -155,7 +165,14 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
+    first = parent is None
+    plan = kept_plan(workspace.unfinished(digest))
+    if plan is None:
+        plan = _planned(Known(model, memory, targets, data, config, first))
     staged = workspace.begin(digest)
+    keep_plan(staged, plan)
+    apply_plan(plan)
+    run.stages.progress.say(described_plan(plan, config))
     with open_base(workspace.base, model) as base_weights:
         result = run_session(
             model,
@@ -163,7 +180,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             memory,
             data,
             config,
-            plan=plain_plan(config),
+            plan=plan,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=FileCheckpoints(staged.scratch / "training.safetensors"),
@@ -187,15 +204,22 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
     with stage("checking"):
-        new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
-        old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
+        rows = plan.feature_batch
+        new = (open_onnx(staged.folder / layout.ONNX, most_rows=rows), result.memory.head)
+        old = None
+        if parent is not None:
+            old = (open_onnx(parent.file(layout.ONNX), most_rows=rows), memory.head)
         known = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
-        decision, figures = judge(config.gate, new, old, holdout, known, session, result.unseen)
+        sizes = {layer.name: layer.relative_norm for layer in result.layers}
+        decision, figures = judge(
+            config.gate, new, old, holdout, known, session, result.unseen, sizes
+        )
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
+    metrics["plan"] = plan.to_dict()
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:
         metrics["imported"] = [p.facts() for p in run.past]
@@ -211,6 +235,12 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
 
 
+def _planned(known: Known) -> TrainingPlan:
+    if known.config.budget.ram_bytes is None:
+        return unplanned(known.model, known.config)
+    return make_plan(known)[0]
+
+
 def _task_names(parent: Generation | None, task: str, imported: tuple[str, ...]) -> list[str]:
     """The sessions so far; a name that comes again gets its session's number."""
     names = list(imported) if parent is None else list(parent.manifest.metrics["tasks"])
@@ -223,6 +253,7 @@ def _run_digest(run: _Run, workspace: Workspace) -> str:
         "version": VERSION,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
+        "bf16": has_bf16(),
         "data": run.dataset.digest,
         "base": workspace.header.base_digest,
         "config": run.config.to_dict(),

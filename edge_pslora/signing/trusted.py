@@ -115,7 +115,7 @@ def verify(source: Source, trust: Trust, private: Path, floor: datetime) -> Veri
     """
     fetcher = _Fetcher(source)
     _refresh(fetcher, trust.files, private)
-    if _replaces(fetcher, private):
+    if TIMESTAMP in trust.files and _is_known(fetcher, private):
         for name in (TIMESTAMP, SNAPSHOT, TARGETS):
             (private / name).unlink()
         _refresh(fetcher, {ROOT: trust.files[ROOT]}, private)
@@ -147,16 +147,18 @@ def _refresh(fetcher: _Fetcher, files: Mapping[str, bytes], private: Path) -> No
         updater.refresh()
 
 
-def _replaces(fetcher: _Fetcher, private: Path) -> bool:
-    """Whether the source has another release of the number that this device knows.
+def _is_known(fetcher: _Fetcher, private: Path) -> bool:
+    """Whether the source has a release of the number that this device knows.
 
-    python-tuf then keeps what it has. Two bundles of one counter are common, though: a delta, and the
-    same in full for new devices. Both were signed; neither is older than the other.
+    python-tuf then keeps what it has, and this is looked at as if it were new. Two bundles of one
+    number are common: a delta, and the same in full for new devices. Neither is older than the other.
     """
     where = fetcher.source.where
     known = form.parse(_private(private, TIMESTAMP), Timestamp, where).signed
     offered = form.parse(fetcher.timestamp, Timestamp, where).signed
-    return offered != known and offered.snapshot_meta.version >= known.snapshot_meta.version
+    return offered.version == known.version and (
+        offered.snapshot_meta.version >= known.snapshot_meta.version
+    )
 
 
 def publish(folder: Path, verified: Verified) -> None:

@@ -17,6 +17,7 @@ class TrainingPlan:
 
     prefix: how the activations below the lowest adapter are kept on disk, "off": not at all.
     peak_bytes: predicted resident memory of the process at its largest, 0 where nothing was predicted.
+    returning: freed memory goes back to the system at once (training/allocator.py).
     """
 
     micro_batch: int
@@ -25,6 +26,7 @@ class TrainingPlan:
     checkpointing: bool = False
     prefix: UsedPrefix = "off"
     peak_bytes: int = 0
+    returning: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

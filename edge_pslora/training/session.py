@@ -22,10 +22,13 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
+from edge_pslora.core.lora import relative_norm
 from edge_pslora.core.stability import stability_target
+from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
+from edge_pslora.training.allocator import give_back
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
@@ -146,7 +149,8 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
+    few = min(8, plan.micro_batch, len(data.inputs))
+    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
     with ExitStack() as stack:
@@ -209,7 +213,7 @@ def run_session(
         LayerReport(
             t.name,
             config.lora.rank,
-            float(deltas[t.name].norm() / as_matrix(base_weights(t.weight_name), t).norm()),
+            relative_norm(deltas[t.name], as_matrix(base_weights(t.weight_name), t)),
             kept[t.name],
             history[t.name].rank,
             history[t.name].eps,
@@ -236,6 +240,7 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
+        give_back()  # or the next stage's peak comes on top of what this one left in the heap
         self._last = now
 
 
@@ -259,6 +264,14 @@ def _features(
         backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
     )
     progress.finish()
+    if not bool(features.isfinite().all()):
+        bad = int((~features.isfinite()).flatten(1).any(1).sum())
+        raise ModelError(
+            stage,
+            expected="finite features of every sample",
+            found=f"NaN or infinity for {bad} of {len(features)}",
+            remedy="the old model was kept; look at these samples, or lower --learning-rate",
+        )
     return features
 
 

@@ -14,7 +14,12 @@ from pathlib import Path
 
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.workspace import layout
-from edge_pslora.workspace.durable import write_bytes
+from edge_pslora.workspace.durable import (
+    fsync_folder,
+    remove_leftovers,
+    storage_errors,
+    write_bytes,
+)
 from edge_pslora.workspace.reading import read_limited
 
 _LINE = re.compile(rb"([0-9]{6,9}) ([0-9a-f]{64})\n")
@@ -32,7 +37,15 @@ NOTHING = Pointer(0, "0" * 64)
 
 
 def replace_pointer(workspace: Path, pointer: Pointer) -> None:
-    """The one atomic step by which a generation becomes current."""
+    """The one atomic step by which a generation becomes current; what killed ones left is removed.
+
+    The generation's name is made durable before: who published it may have been killed before it came
+    to that, and the pointer must not outlive what it points to.
+    """
+    if pointer.number:
+        with storage_errors(workspace, layout.GENERATIONS):
+            fsync_folder(workspace / layout.GENERATIONS)
+    remove_leftovers(workspace, layout.CURRENT)
     line = f"{layout.generation_name(pointer.number)} {pointer.manifest_sha256}\n"
     write_bytes(workspace / layout.CURRENT, line.encode("ascii"))
 

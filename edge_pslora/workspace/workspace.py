@@ -168,6 +168,13 @@ class Workspace:
         _clean_if_possible(self.path)
         return generation
 
+    def unfinished(self, run_digest: str) -> Path | None:
+        """The scratch folder of the run that `begin` would resume; None: it would start a new one."""
+        number = max(self.generations(), default=0) + 1
+        if staging.read_run(self.path, number) != (run_digest, self._parent()):
+            return None
+        return layout.scratch_folder(layout.staging_folder(self.path, number))
+
     def begin(self, run_digest: str) -> Staged:
         """Start (or resume) the run that makes the next generation.
 
@@ -243,7 +250,6 @@ class Workspace:
         target = self.generation(to)
         target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
-        durable.remove_leftovers(self.path, layout.CURRENT)
         staging.forget_published(self.path, self.generations())
         if state is not None and trial is not None:
             state = going_back(state, to)

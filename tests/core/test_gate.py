@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_pslora.config import GateConfig
-from edge_pslora.core.gate import decide, worse_p_value
+from edge_pslora.core.agreement import smaller_share_p
+from edge_pslora.core.gate import LabelEvidence, decide, worse_p_value
 
 CONFIG = GateConfig(max_forgetting=0.01, significance=0.05)
 scores = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)
@@ -84,3 +85,50 @@ def test_force_promotes_and_still_says_why_not():
 def test_unpaired_scores_are_an_error():
     with pytest.raises(ValueError, match="expected 2 after; found 1"):
         worse_p_value([1.0, 1.0], [1.0])
+
+
+def _evidence(**given: object) -> LabelEvidence:
+    """Of an honest session: the old model is right on 90 of 100, as on the anchors."""
+    honest = {"learned_p": 1e-9, "known_p": 1e-9, "known_right": 90, "known": 100}
+    honest |= {"anchors_right": 36, "anchors": 40, "before": [1.0] * 20, "after": [1.0] * 20}
+    return LabelEvidence(**(honest | given))  # type: ignore[arg-type]
+
+
+def _reasons(labels: LabelEvidence) -> tuple[str, ...]:
+    return decide(CONFIG, [1.0], holdout_before=[1.0], labels=labels).reasons
+
+
+def test_labels_that_do_not_follow_from_inputs_are_refused():
+    (reason,) = _reasons(_evidence(learned_p=0.3, known_p=0.2))
+    assert "do not follow from its inputs (p = 0.2 by chance)" in reason
+    # one of the two is enough; and where nothing can be told, nothing is said
+    assert _reasons(_evidence(learned_p=0.3)) == ()
+    assert _reasons(_evidence(learned_p=None, known_p=None)) == ()
+
+
+def test_labels_that_contradict_the_serving_model_are_refused_unless_they_can_be_learned():
+    wrong = {"known_right": 10, "known_p": 0.9}
+    (reason,) = _reasons(_evidence(**wrong))
+    assert "it has 10 of 100 right, of the anchors 36 of 40" in reason
+    drift = {"before": [0.0] * 20, "after": [1.0] * 12 + [0.0] * 8}
+    assert _reasons(_evidence(**wrong, **drift)) == ()
+    # better on what was held out, but all of one label: a constant answer is better too
+    assert len(_reasons(_evidence(**wrong | {"learned_p": None, "known_p": None}, **drift))) == 1
+
+
+def test_a_little_less_right_than_on_the_anchors_is_no_contradiction():
+    assert _reasons(_evidence(known_right=80)) == ()
+
+
+def test_the_figures_say_what_speaks_for_the_labels():
+    figures = decide(CONFIG, [1.0], holdout_before=[1.0], labels=_evidence()).figures
+    assert (figures.learned_p, figures.known_p) == (1e-9, 1e-9)
+    assert figures.contradicted_p == smaller_share_p(90, 100, 36, 40)
+    assert figures.gained_p == 1.0
+
+
+@pytest.mark.parametrize("size", [1.01, math.inf, math.nan])
+def test_an_update_larger_than_the_weights_is_refused(size):
+    decision = decide(CONFIG, [1.0], holdout_before=[1.0], updates={"a": 0.1, "b": size})
+    assert "the update of b is" in decision.reasons[0]
+    assert decide(CONFIG, [1.0], holdout_before=[1.0], updates={"a": 1.0}).promote

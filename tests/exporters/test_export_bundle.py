@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_pslora.cli.main import main
-from edge_pslora.errors import InputError, UsageError, WorkspaceLockedError
+from edge_pslora.errors import GateRefusedError, InputError, UsageError, WorkspaceLockedError
 from edge_pslora.exporters import bundle_files
 from edge_pslora.exporters.export_bundle import BundleOptions, described, export_bundle
 from edge_pslora.exporters.replay_onnx import replay_onnx
@@ -121,26 +121,30 @@ def test_what_holds_samples_is_shipped_only_when_asked_for(home, tmp_path):
 def test_auto_takes_the_smaller_and_says_why(home, tmp_path, monkeypatch):
     opened, made, signers = home
 
-    def made_of(name: str, generation: int):
+    def made_of(name: str, generation: int, **more):
+        options = BundleOptions(**more)
         out = tmp_path / name
         return export_bundle(
-            opened.path, out, signers[:2], BundleOptions(), root=made.root, generation=generation
+            opened.path, out, signers[:2], options, root=made.root, generation=generation
         )
 
     first, third = made_of("1", 1), made_of("3", 3)
     assert (first.kind, third.kind) == ("full", "delta")
     assert "no generation before" in first.notes[0]
+    assert made_of("base", 3, with_base=True).kind == "full"
     assert third.notes[0].startswith(f"delta: {third.bytes} bytes, in full ")
 
-    def impossible(*_):
-        raise UsageError("", expected="a merge rule of x", found="cumulative", remedy="")
+    for kind in (GateRefusedError, UsageError):
 
-    monkeypatch.setattr(bundle_files, "export_delta", impossible)
-    whole = made_of("no", 3)
-    assert (whole.kind, whole.notes) == (
-        "full",
-        ("full: no delta, cumulative (a merge rule of x is needed)",),
-    )
+        def impossible(*_, kind=kind):
+            raise kind("", expected="a merge rule of x", found="cumulative", remedy="")
+
+        monkeypatch.setattr(bundle_files, "export_delta", impossible)
+        whole = made_of(kind.__name__, 3)
+        assert (whole.kind, whole.notes) == (
+            "full",
+            ("full: no delta, cumulative (a merge rule of x is needed)",),
+        )
     with pytest.raises(UsageError, match="cumulative"):
         export_bundle(opened.path, tmp_path / "d", signers, DELTA, root=made.root)
     monkeypatch.undo()

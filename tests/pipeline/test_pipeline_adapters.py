@@ -94,7 +94,7 @@ def saved(folder: Path, model: PeftModel) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    x, y = kit.digits((0, 1, 2), 90)
+    x, y = kit.digits((0, 1, 2), 120)
     return kit.write_npz(tmp_path / "digits.npz", x[:, None], y)
 
 
@@ -295,6 +295,15 @@ def test_bad_adapters_leave_nothing_behind(tmp_path, source, run, case):
     assert caught.value.exit_code == 4
     assert not (workspace / "workspace.json").exists()
     assert not (workspace / "base").exists()
+
+
+@pytest.mark.parametrize("factor", [10, 100, 1000])
+def test_an_adapter_on_another_scale_is_refused(tmp_path, source, factor):
+    folder = saved(tmp_path / "theirs", peft_model())
+    edit(folder, lambda t: t[ONE_B].mul_(factor))
+    with pytest.raises(AdapterError, match=r"theirs, one: expected an update of at most 1 times"):
+        adapt(source, model=seeded(Net), workspace=tmp_path / "w", adapters=[folder], config=STILL)
+    assert not (tmp_path / "w" / "workspace.json").exists()
 
 
 def test_a_head_that_was_saved_whole(tmp_path, source):

@@ -44,15 +44,13 @@ SESSIONS = (
     ),
     replace(CONFIG, lora=replace(CONFIG.lora, factors="float32"), merge="max_magnitude"),
 )
-# the CLI in a process where torch cannot be imported, and onnx only where an ONNX file is patched
+# the CLI in a process where neither torch nor onnx can be imported
 CHILD = """
 import json, sys
 for name in ("torch", "onnx", "onnxruntime", "transformers", "peft"):
     sys.modules[name] = None
 from edge_pslora.cli.main import main
 for arguments in json.loads(sys.argv[1]):
-    if "--onnx" in arguments:
-        sys.modules.pop("onnx", None)
     code = main(arguments)
     if code:
         sys.exit(code)

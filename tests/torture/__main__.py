@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.machine import commit, machine, now
 from edge_pslora.workspace.durable import write_bytes
-from tests.torture.plan import Plan, Row, format_rows
+from tests.torture.forked import in_processes
+from tests.torture.plan import Plan, Row, Section, format_rows
 from tests.torture.sections import SECTIONS, load_section
 
 OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "out"
@@ -23,6 +24,8 @@ OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "out"
 
 def main() -> int:
     arguments = _parser().parse_args()
+    if arguments.with_plants:
+        return _with_plants(arguments)
     if arguments.rows is not None:
         return _one(arguments)
     names = arguments.sections or list(SECTIONS)
@@ -63,6 +66,38 @@ def _one(arguments: argparse.Namespace) -> int:
     return 0 if all(row.met for row in rows) else 1
 
 
+def _with_plants(arguments: argparse.Namespace) -> int:
+    """Each section without and with each of its faults, forked from one process; rows to the file.
+
+    {section: {fault, or "" for none: rows}}
+    """
+    from tests.export_kit import prepare_exports_once
+    from tests.torture.kill_scenes import Materials
+
+    prepare_exports_once()
+    found: dict[str, dict[str, list[dict[str, object]]]] = {}
+    with tempfile.TemporaryDirectory(prefix="torture-") as text:
+        folder = Path(text)
+        shared = folder / "shared"
+        Materials(shared).make()
+        for name in arguments.sections:
+            section = load_section(name)
+            for fault in ("", *section.PLANTS):
+                scratch = Path(tempfile.mkdtemp(dir=folder))
+
+                def work(
+                    section: Section = section, fault: str = fault, at: Path = scratch
+                ) -> list[Row]:
+                    if fault:
+                        section.PLANTS[fault]()
+                    return section.run(Plan(arguments.quick, at, arguments.seed, shared))
+
+                rows = in_processes([work], scratch)
+                found.setdefault(name, {})[fault] = [asdict(row) | {"met": row.met} for row in rows]
+    write_bytes(arguments.rows.absolute(), json.dumps(found, allow_nan=False).encode())
+    return 0
+
+
 def _in_process(name: str, arguments: argparse.Namespace) -> tuple[list[Row], float]:
     """The rows of a section and its seconds; no rows if it died."""
     command = [sys.executable, "-m", "tests.torture", name, "--seed", str(arguments.seed)]
@@ -83,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("sections", nargs="*", metavar="SECTION", choices=[*SECTIONS, []])
     parser.add_argument("--quick", action="store_true", help="the form that make test runs")
     parser.add_argument("--plant", metavar="FAULT", help="a fault that the section must catch")
+    parser.add_argument("--with-plants", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from tests.torture.tracer import Call
 
-# relative path -> contents of a file; None: a folder
-Tree = Mapping[str, bytes | None]
+# relative path -> contents of a file; None: a folder; a text: a symbolic link to it
+Content = bytes | str | None
+Tree = Mapping[str, Content]
 SECTORS = (512, 4096)
 _ROOT = 0
 
@@ -45,6 +46,14 @@ class File:
 
     def now(self) -> bytes:
         return after(self.synced, self.pending)
+
+
+@dataclass
+class Symlink:
+    """Its text comes with its name."""
+
+    synced: str
+    pending: tuple[()] = ()
 
 
 @dataclass
@@ -104,19 +113,19 @@ class Disk:
 
     def __init__(self, root: str, tree: Tree) -> None:
         self._root = root.rstrip("/")
-        self._nodes: dict[int, File | Folder] = {_ROOT: Folder()}
+        self._nodes: dict[int, File | Folder | Symlink] = {_ROOT: Folder()}
         self._steps = 0
         for path in sorted(tree):
             content = tree[path]
             folder, name = self._parent(f"{self._root}/{path}")
-            node = self._new(Folder() if content is None else File(content))
+            node = self._new(_node(content))
             folder.synced[name] = folder.now[name] = node
 
     def apply(self, call: Call) -> None:
         """Raises ValueError for a call whose effect is not modelled."""
         if call.result is None or call.result < 0 or call.path.endswith(" (deleted)"):
             return
-        if call.name in ("create", "mkdir"):
+        if call.name in ("create", "mkdir", "symlink"):
             self._make(call)
         elif call.name == "write":
             assert call.data is not None
@@ -138,12 +147,12 @@ class Disk:
         elif call.name != "sync_file_range":
             raise ValueError(f"{call.name} {call.path}: not modelled")
 
-    def tree(self) -> dict[str, bytes | None]:
+    def tree(self) -> dict[str, Content]:
         """What every program sees now."""
         everything = {number: self._all(number) for number in self._dirty_folders()}
         return self._tree({n: f.now() for n, f in self._dirty_files().items()}, everything)
 
-    def synced(self) -> dict[str, bytes | None]:
+    def synced(self) -> dict[str, Content]:
         """What stays whatever happens."""
         return self._tree({}, {})
 
@@ -155,44 +164,54 @@ class Disk:
     def below(self, path: str) -> list[str]:
         """Paths of the files at and below a path, as every program sees them."""
         node = self._nodes[self._find(path)]
-        if isinstance(node, File):
+        if not isinstance(node, Folder):
             return [path]
         return [found for name in node.now for found in self.below(f"{path}/{name}")]
 
-    def crashes(self, random_: random.Random, more: int) -> Iterator[dict[str, bytes | None]]:
+    def crashes(
+        self, random_: random.Random, more: int, most: int = 400
+    ) -> Iterator[dict[str, Content]]:
         """Trees that may be found if the power fails now; some come twice.
 
         Every folder's every prefix and each step alone, with all data, none, and sizes without data;
-        every file's every possible content with all names there; then `more` mixtures.
+        every file's every possible content with all names there; then `more` mixtures. Of more than
+        `most` of them a random sample.
         """
+        found = list(self._possible(random_, more))
+        for data, steps in found if len(found) <= most else random_.sample(found, most):
+            yield self._tree(data, steps)
+
+    def _possible(
+        self, random_: random.Random, more: int
+    ) -> Iterator[tuple[Mapping[int, bytes], Mapping[int, Sequence[Names]]]]:
+        """What of each file's data and of each folder's steps got there."""
         files, folders = self._dirty_files(), self._dirty_folders()
         possible = {number: contents(file) for number, file in files.items()}
-        nothing: dict[int, Sequence[Names]] = {}
         everything = {number: self._all(number) for number in folders}
-        data = [
+        data: list[dict[int, bytes]] = [
             {},
             {number: zeros(file) for number, file in files.items()},
             {number: found[-1] for number, found in possible.items()},
         ]
         steps = sorted({s.number for folder in folders.values() for s in folder.pending})
         for held in data if files else data[:1]:
-            yield self._tree(held, nothing)
-            yield self._tree(held, everything)
+            yield held, {}
+            yield held, everything
             for last in steps[:-1]:  # in their order, as a journal keeps them
-                yield self._tree(
+                yield (
                     held,
                     {n: [s for s in f.pending if s.number <= last] for n, f in folders.items()},
                 )
             for number, folder in folders.items():
                 for choice in _choices(folder):
-                    yield self._tree(held, {number: choice})
-                    yield self._tree(held, {**everything, number: choice})
+                    yield held, {number: choice}
+                    yield held, {**everything, number: choice}
         for number, found in possible.items():
             for content in found:
-                yield self._tree({number: content}, everything)
-                yield self._tree({**data[-1], number: content}, everything)
+                yield {number: content}, everything
+                yield {**data[-1], number: content}, everything
         for _ in range(more if files or folders else 0):
-            yield self._tree(
+            yield (
                 {n: random_.choice(found) for n, found in possible.items()},
                 {n: [s for s in f.pending if random_.random() < 0.5] for n, f in folders.items()},
             )
@@ -210,8 +229,8 @@ class Disk:
 
     def _tree(
         self, data: Mapping[int, bytes], steps: Mapping[int, Sequence[Names]]
-    ) -> dict[str, bytes | None]:
-        found: dict[str, bytes | None] = {}
+    ) -> dict[str, Content]:
+        found: dict[str, Content] = {}
 
         def walk(number: int, prefix: str) -> None:
             node = self._nodes[number]
@@ -226,6 +245,8 @@ class Disk:
                 path = f"{prefix}{name}"
                 if isinstance(child, File):
                     found[path] = data.get(inside, child.synced)
+                elif isinstance(child, Symlink):
+                    found[path] = child.synced
                 else:
                     found[path] = None
                     walk(inside, f"{path}/")
@@ -237,7 +258,7 @@ class Disk:
         node = self._nodes[number]
         if isinstance(node, File):
             yield from [path] if node.pending else []
-        else:
+        elif isinstance(node, Folder):
             yield from (f"{path}/{n}" for step in node.pending for n, _ in step.changes)
             for name, inside in node.now.items():
                 yield from self._unsynced(inside, f"{path}/{name}")
@@ -248,7 +269,10 @@ class Disk:
             if call.truncates:
                 self._file(call.path).pending.append(Resize(0))
             return
-        made = self._new(Folder() if call.name == "mkdir" else File())
+        if call.name == "symlink":
+            made = self._new(Symlink((call.data or b"").decode()))
+        else:
+            made = self._new(Folder() if call.name == "mkdir" else File())
         self._step([(folder, ((name, made),))])
 
     def _rename(self, call: Call, *, keep: bool) -> None:
@@ -275,14 +299,15 @@ class Disk:
                 else:
                     folder.now[name] = number
 
-    def _sync(self, node: File | Folder) -> None:
+    def _sync(self, node: File | Folder | Symlink) -> None:
         if isinstance(node, File):
             node.synced = node.now()
-        else:
+            node.pending.clear()
+        elif isinstance(node, Folder):
             node.synced = dict(node.now)
-        node.pending.clear()
+            node.pending.clear()
 
-    def _new(self, node: File | Folder) -> int:
+    def _new(self, node: File | Folder | Symlink) -> int:
         number = len(self._nodes)
         self._nodes[number] = node
         return number
@@ -310,6 +335,12 @@ class Disk:
         if path != self._root and not path.startswith(f"{self._root}/"):
             raise ValueError(f"{path}: outside of {self._root}")
         return [name for name in path[len(self._root) :].split("/") if name]
+
+
+def _node(content: Content) -> File | Folder | Symlink:
+    if content is None:
+        return Folder()
+    return File(content) if isinstance(content, bytes) else Symlink(content)
 
 
 def _choices(folder: Folder) -> Iterator[Sequence[Names]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import nn
 from edge_pslora.config import StabilityConfig, TrainConfig
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.training import loop
-from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.targets import find_targets
 from tests.tiny import ArrayInputs
@@ -84,13 +84,23 @@ def _spoil_moment(trained: list[nn.Parameter], fault: Fault) -> None:
                 optimizer.state[parameter][name].view(-1)[0] = fault.value
 
 
-_OPTIMIZERS: list[AdamW] = []
+_OPTIMIZERS: list[torch.optim.Optimizer] = []
 
 
-class _Watched(AdamW):
+class _Watched(torch.optim.AdamW):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         _OPTIMIZERS[:] = [self]
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Within the block the loop's optimiser can be got at."""
+    real, torch.optim.AdamW = torch.optim.AdamW, _Watched  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        torch.optim.AdamW = real  # type: ignore[misc]
 
 
 def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:
@@ -105,19 +115,16 @@ def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:
 
 def rows(plan: Plan) -> list[Row]:
     rng = np.random.default_rng([plan.seed, 4])
-    sessions = plan.size(400, 40)
+    sessions = plan.size(400, 15)
     bad = unended = 0
     first = ""
-    loop.AdamW = _Watched  # type: ignore[misc]
-    try:
+    with watched():
         for number in range(sessions):
             faults = random_faults(1 + number % loop.MAX_BAD_STEPS, rng)
             if not survives(faults, number):
                 bad += 1
                 first = first or str(sorted(faults.items()))
             unended += not ends(random_faults(loop.MAX_BAD_STEPS + 1, rng), number)
-    finally:
-        loop.AdamW = AdamW  # type: ignore[misc]
     return [
         Row(
             "NaN or infinity in up to three steps: not survived", sessions, bad, sessions, 0, first

@@ -214,7 +214,7 @@ def png(width: int, height: int, rows: bytes, depth: int = 1, more: bytes = b"")
     return b"\x89PNG\r\n\x1a\n" + head + more + body + _chunk(b"IEND", b"")
 
 
-def image_forged(kind: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+def image_forged(kind: str, content: bytes, quick: bool) -> Iterator[tuple[str, bytes]]:
     zeros = zlib.compress(bytes(4 << 20), 9)
     if kind == "png":
         for width, height in (
@@ -267,12 +267,12 @@ def image_forged(kind: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         whole = b"WEBP" + canvas + anim + anmf * 2000
         yield "2000 frames", b"RIFF" + struct.pack("<I", len(whole)) + whole
     if kind == "jpg":
-        yield from _jpeg_forged(content)
+        yield from _jpeg_forged(content, quick)
     if kind == "tif":
         yield from _tiff_forged()
 
 
-def _jpeg_forged(content: bytes) -> Iterator[tuple[str, bytes]]:
+def _jpeg_forged(content: bytes, quick: bool) -> Iterator[tuple[str, bytes]]:
     for marker in (b"\xff\xc0", b"\xff\xc2"):
         place = content.find(marker)
         if place >= 0:
@@ -282,11 +282,13 @@ def _jpeg_forged(content: bytes) -> Iterator[tuple[str, bytes]]:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("RGB", (4990, 4990), (9, 90, 200)).save(out, "JPEG", progressive=True, quality=30)
+    Image.new("RGB", (499, 499) if quick else (4990, 4990), (9, 90, 200)).save(
+        out, "JPEG", progressive=True, quality=30
+    )
     whole = out.getvalue()
     last = whole.rindex(b"\xff\xda")
     scan = whole[last:-2]
-    yield "3000 scans of 25 megapixels", whole[:-2] + scan * 3000 + whole[-2:]
+    yield "3000 scans", whole[:-2] + scan * 3000 + whole[-2:]
     yield "a comment without an end", content[:2] + b"\xff\xfe\xff\xff" * 30_000 + content[2:]
 
 
@@ -367,7 +369,7 @@ def parquet_forged(quick: bool) -> Iterator[tuple[str, bytes]]:
         pq.write_table(table, out, **options)
         return out.getvalue()
 
-    rows = 2_000_000 if quick else 30_000_000
+    rows = 200_000 if quick else 30_000_000
     same = pa.array(np.zeros(rows, np.float32))
     label = pa.array(np.zeros(rows, np.int8))
     yield "equal rows", written(pa.table({"a": same, "label": label}), compression="zstd")

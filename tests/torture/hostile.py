@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.torture.mutant_runner import Outcome, Task, run_mutants, trim
 from tests.torture.mutants import Mutant, mutants, no_files
 from tests.torture.plan import Plan, Row
 
-FULL, QUICK = 2000, 24
+FULL, QUICK = 2000, 20
 _OTHER_NAMES = (
     ".csv",
     ".npz",
@@ -70,12 +71,15 @@ def run_task(
     content = task.files[task.target]
     chosen = list(made)
     special = [m for m in no_files(content, plan.scratch / "outside") for _ in (0, 1)]
+    renamed = list(_renamed(task, content)) if task.argv is not None else []
     if plan.quick:
         chosen = rng.sample(chosen, min(len(chosen), count // 2))
-        special = rng.sample(special, min(len(special), 8))
+        special = rng.sample(special, min(len(special), 6))
         others = []
-    chosen += special + (list(_renamed(task, content)) if task.argv is not None else [])
-    chosen += mutants(content, rng, max(count - len(chosen), count // 3), iter(others))
+        renamed = rng.sample(renamed, min(len(renamed), 3))
+    chosen += special + renamed
+    damaged = list(mutants(content, rng, max(count - len(chosen), count // 3), iter(others)))
+    chosen += rng.sample(damaged, min(len(damaged), count)) if plan.quick else damaged
     outcomes = run_mutants(task, [Mutant("as it is", content), *chosen], plan.scratch / "run")
     return row_of(task.name, outcomes, count)
 
@@ -177,8 +181,7 @@ def _die(_: Path) -> None:
 
 
 def _hang(_: Path) -> None:
-    while True:
-        pass
+    time.sleep(1000)
 
 
 def _eat(_: Path) -> None:

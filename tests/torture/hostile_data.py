@@ -148,7 +148,7 @@ def _image(kind: str) -> tuple[Task, Forged]:
         lambda folder: ["inspect", str(folder / "root")],
         memory=384 << 20,
     )
-    return task, lambda quick: forge.forged(forge.image_forged(kind, content))
+    return task, lambda quick: forge.forged(forge.image_forged(kind, content, quick))
 
 
 def picture(kind: str) -> bytes:

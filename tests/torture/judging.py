@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.torture.acts import Ends, Scene, finished, problem, read_tree
 from tests.torture.plan import Row
-from tests.torture.scenes import Ends, Scene, finished, problem, read_tree
 from tests.torture.tracer import Call
+
+ENOUGH = 3  # so many bad cases tell what there is to tell
 
 
 @dataclass
 class Tally:
-    """Of one kind of failure. refused: how many runs said that they failed; first: what went wrong first."""
+    """Of one kind of failure. refused: how many runs said that they failed. first: that went wrong."""
 
     points: int = 0
     bad: int = 0
@@ -44,14 +46,27 @@ class Bench:
     folder: Path
     tallies: dict[str, Tally] = field(default_factory=dict)
 
+    @property
+    def streams(self) -> tuple[Path, Path]:
+        """Files for stderr and stdout of a disturbed run: outside of what is disturbed."""
+        return self.folder / "errors", self.folder / "said"
+
+    def forget(self) -> None:
+        for path in self.streams:
+            path.unlink(missing_ok=True)
+
+    @property
+    def bad(self) -> int:
+        return sum(tally.bad for tally in self.tallies.values())
+
     def tally(self, name: str) -> Tally:
         return self.tallies.setdefault(name, Tally())
 
 
-def judged(known: Known, root: Path, folder: Path, code: int) -> str | None:
+def judged(known: Known, root: Path, bench: Bench, code: int) -> str | None:
     """What is wrong with what a disturbed run left and said, and with the run after it; or None."""
     scene, ends = known.scene, known.ends
-    said, errors = folder / "said", folder / "errors"
+    errors, said = bench.streams
     words = errors.read_text() if errors.exists() else ""
     if code not in {0, 1, scene.ends}:
         return f"exit code {code}: {words[-300:]}"

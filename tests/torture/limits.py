@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.torture.acts import in_child, perform, restore
 from tests.torture.disk import Tree
 from tests.torture.judging import Bench, Known, judged, tally_row
 from tests.torture.plan import Plan, Row
-from tests.torture.scenes import in_child, perform
 
 _NEW_MOUNTS, _PRIVATE, _RECURSIVE, _REMOUNT = 0x20000, 1 << 18, 1 << 14, 32
 _PAGE, _MIB = 4096, 1 << 20
@@ -112,11 +112,12 @@ def _on_small_disk(one: Known, bench: Bench, size: int) -> int:
     place.mkdir(exist_ok=True)
     if _mount(place, size) != 0:
         return 70
-    root, said, errors = place / "root", bench.folder / "said", bench.folder / "errors"
-    one.scene.prepare(root)
-    code = in_child(lambda: perform(one.scene, root, errors, said))
+    root = place / "root"
+    restore(root, one.ends.before)
+    bench.forget()
+    code = in_child(lambda: perform(one.scene, root, *bench.streams))
     _call_mount(place, _REMOUNT, f"size={64 * _MIB}")
-    wrong = judged(one, root, bench.folder, code)
+    wrong = judged(one, root, bench, code)
     (bench.folder / "verdict").write_text(wrong or "")
     return code
 
@@ -155,19 +156,14 @@ def _little_memory(known: list[Known], plan: Plan, bench: Bench) -> Row:
 def _disturbed(one: Known, bench: Bench, limited: Callable[[], None]) -> int:
     """The scene from its beginning, in a child in which `limited` was called."""
     scene, root = one.scene, bench.folder / "root"
-    scene.prepare(root)
-    for name in ("said", "errors"):
-        (bench.folder / name).unlink(missing_ok=True)
-
-    def work() -> int:
-        return perform(scene, root, bench.folder / "errors", bench.folder / "said", limited)
-
-    return in_child(work)
+    restore(root, one.ends.before)
+    bench.forget()
+    return in_child(lambda: perform(scene, root, *bench.streams, limited))
 
 
 def _count(
     bench: Bench, name: str, one: Known, wrong: str | None, code: int, where: str = ""
 ) -> None:
-    wrong = wrong or judged(one, bench.folder / "root", bench.folder, code)
+    wrong = wrong or judged(one, bench.folder / "root", bench, code)
     told = None if wrong is None else f"{one.scene.name}, {name} {where}: {wrong}"
     bench.tally(name).add(told, refused=code != one.scene.ends)

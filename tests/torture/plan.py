@@ -10,11 +10,15 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Plan:
-    """quick: the form that `make test` runs. scratch: an empty folder of the section's own."""
+    """quick: the form that `make test` runs. scratch: an empty folder of the section's own.
+
+    shared: a folder for what several sections, or one with and without its faults, start from.
+    """
 
     quick: bool
     scratch: Path
     seed: int = 0
+    shared: Path | None = None
 
     def size(self, full: int, quick: int) -> int:
         """How many cases."""

@@ -31,54 +31,72 @@ from tests.torture.poisons import HONEST, POISONED, STARTS, Digits, Start, digit
 MARGIN = 0.01  # a point, as --max-forgetting allows
 LEVEL = 0.05
 REFUSALS = 0.05  # share of honest sessions that may be refused
-QUICK_STARTS = ("two sessions", "new classes")
+QUICK_STARTS = ("one session",)
+# labels that could be true: known digits that are called otherwise from now on, new ones that are all
+# called alike. Only the anchors speak against them, and fifty do not show every loss of a point.
+COULD_BE_TRUE = {"labels rotated": 0.1, "one label for all": 0.1}
 
 
 @dataclass
 class Count:
-    """sessions: tried; refused; worse: by the clean test, promoted or not; passed: worse and promoted."""
+    """sessions: tried; refused; worse: by the clean test, promoted or not; passed: worse and promoted;
+    wronged: refused and not worse."""
 
     sessions: int = 0
     refused: int = 0
     worse: int = 0
     passed: int = 0
-    starts: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # refused, by start
+    wronged: int = 0
+    starts: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # wronged, by start
 
 
 def run(plan: Plan) -> list[Row]:
     prepare_exports_once()
     counts: dict[str, Count] = defaultdict(Count)
-    seeds = plan.size(20, 1)
+    tried = 0
     for name, start in STARTS.items():
         if plan.quick and name not in QUICK_STARTS:
             continue
-        for seed in range(plan.seed, plan.seed + seeds):
-            _stream(plan.scratch / f"{seed} {name}", name, start, seed, counts)
-    rows = [_poisoned(kind, counts[kind], seeds) for kind in POISONED]
-    rows += [_honest(kind, counts[kind], seeds) for kind in HONEST]
-    every = [counts[kind] for kind in HONEST]
-    sessions, refused = sum(c.sessions for c in every), sum(c.refused for c in every)
-    note = f"{refused / max(sessions, 1):.1%}"
-    rows.append(
-        Row("honest sessions refused, all", sessions, refused, seeds, REFUSALS * sessions, note)
-    )
-    return [*rows, *faulty_steps.rows(plan), *drifting.rows(plan)]
+        for seed in range(plan.seed, plan.seed + plan.size(start.seeds, 1)):
+            tried += 1
+            folder = plan.scratch / f"{seed} {name}"
+            digits = begin(folder, start, seed)
+            for kind in POISONED | HONEST:
+                attempt(folder, digits, kind, name, counts[kind])
+            shutil.rmtree(folder)
+    return [*gate_rows(counts, tried), *faulty_steps.rows(plan), *drifting.rows(plan)]
 
 
-def _poisoned(kind: str, count: Count, seeds: int) -> Row:
-    note = f"refused {count.refused}; {count.worse} were worse"
-    return Row(f"{kind}: worse models promoted", count.sessions, count.passed, seeds, 0, note)
+def gate_rows(counts: Mapping[str, Count], wanted: int) -> list[Row]:
+    """wanted: sessions of each kind."""
+    rows = []
+    for kind in POISONED:
+        if kind in counts:
+            count = counts[kind]
+            note = f"{count.refused} refused; {count.worse} were worse"
+            allowed = COULD_BE_TRUE.get(kind, 0) * count.sessions
+            what = f"{kind}: worse models promoted"
+            rows.append(Row(what, count.sessions, count.passed, wanted, allowed, note))
+    sessions = wronged = 0
+    for kind in HONEST:
+        if kind in counts:
+            count = counts[kind]
+            note = f"{count.worse} were worse, {count.refused - count.wronged} of these refused"
+            where = ", ".join(f"{n} after {start}" for start, n in count.starts.items())
+            note += f"; wronged: {where}" if where else ""
+            # few cases of a kind: twice the share that is allowed of all
+            allowed = max(1.0, 2 * REFUSALS * count.sessions)
+            what = f"{kind}: honest, no worse, refused"
+            rows.append(Row(what, count.sessions, count.wronged, wanted, allowed, note))
+            sessions, wronged = sessions + count.sessions, wronged + count.wronged
+    if sessions:
+        what, note = "all honest sessions: no worse, refused", f"{wronged / sessions:.1%}"
+        rows.append(Row(what, sessions, wronged, wanted, REFUSALS * sessions, note))
+    return rows
 
 
-def _honest(kind: str, count: Count, seeds: int) -> Row:
-    """Few cases: one refusal is within the share that is allowed of all."""
-    where = ", ".join(f"{n} after {start}" for start, n in count.starts.items())
-    allowed = max(1.0, 2 * REFUSALS * count.sessions)
-    return Row(f"{kind}: honest, refused", count.sessions, count.refused, seeds, allowed, where)
-
-
-def _stream(folder: Path, name: str, start: Start, seed: int, counts: dict[str, Count]) -> None:
-    """The start once; then each kind of session on a copy of it."""
+def begin(folder: Path, start: Start, seed: int) -> Digits:
+    """A workspace that has learned what comes before, in folder / "w"."""
     folder.mkdir()
     digits = digits_for(start, seed)
     for number, (x, y) in enumerate(digits.past):
@@ -86,14 +104,17 @@ def _stream(folder: Path, name: str, start: Start, seed: int, counts: dict[str, 
         first = "auto" if number == 0 else None
         # the start is given: it is not what is tried here
         edge_pslora.adapt(data, model=first, workspace=folder / "w", config=FORCED)
-    for kind, make in (POISONED | HONEST).items():
-        copy = folder / "copy"
-        shutil.copytree(folder / "w", copy)
-        x, y = make(*digits.next, seed)
-        data = write_session(folder / "next.npz", x, y)
-        _try(copy, data, digits, kind, name, counts[kind])
-        shutil.rmtree(copy)
-    shutil.rmtree(folder)
+    return digits
+
+
+def attempt(folder: Path, digits: Digits, kind: str, start: str, count: Count) -> None:
+    """One session of this kind, on a copy of what was begun."""
+    copy = folder / "copy"
+    shutil.copytree(folder / "w", copy)
+    x, y = (POISONED | HONEST)[kind](*digits.next, digits.seed)
+    data = write_session(folder / "next.npz", x, y)
+    _try(copy, data, digits, kind, start, count)
+    shutil.rmtree(copy)
 
 
 FORCED = replace(
@@ -117,8 +138,9 @@ def _try(workspace: Path, data: Path, digits: Digits, kind: str, start: str, cou
     worse &= worse_p_value(before, after) < LEVEL
     count.worse += worse
     count.passed += worse and result.promoted
-    if not result.promoted:
-        count.refused += 1
+    count.refused += not result.promoted
+    if not result.promoted and not worse:
+        count.wronged += 1
         count.starts[start] += 1
 
 

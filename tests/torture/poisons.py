@@ -23,21 +23,23 @@ ALL, LOW, HIGH = tuple(range(10)), (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 
 @dataclass(frozen=True)
 class Start:
-    """past: digits and number of images of each clean session; next: those of the session to be tried."""
+    """past: digits and number of images of each clean session; next: those of the session to be tried.
+    seeds: how many streams of its own."""
 
     past: tuple[tuple[tuple[int, ...], int], ...]
     next: tuple[tuple[int, ...], int]
+    seeds: int = 20
 
 
 STARTS: Mapping[str, Start] = {
     "one session": Start(((ALL, 200),), (ALL, 200)),
     "two sessions": Start(((ALL, 200), (ALL, 200)), (ALL, 200)),
-    "small sessions": Start(((ALL, 100), (ALL, 100)), (ALL, 100)),
-    "many sessions": Start(((ALL, 100),) * 5, (ALL, 100)),
+    "small sessions": Start(((ALL, 100), (ALL, 100)), (ALL, 100), seeds=5),
+    "many sessions": Start(((ALL, 100),) * 5, (ALL, 100), seeds=5),
     "classes in turn": Start(((LOW, 150), (HIGH, 150)), (ALL, 200)),
     "new classes": Start(((LOW, 200),), (HIGH, 200)),
-    "new beside old": Start(((LOW, 150),), (ALL, 150)),
-    "few of many": Start(((ALL, 200), (ALL, 200)), ((3, 8, 9), 100)),
+    "new beside old": Start(((LOW, 150),), (ALL, 150), seeds=5),
+    "few of many": Start(((ALL, 200), (ALL, 200)), ((3, 8, 9), 100), seeds=5),
 }
 
 
@@ -47,6 +49,7 @@ class Digits:
 
     past: tuple[tuple[Images, Labels], ...]
     next: tuple[Images, Labels]
+    seed: int
     test_images: Images
     test_labels: Labels
 
@@ -64,7 +67,7 @@ def digits_for(start: Start, seed: int) -> Digits:
         parts.append((ink[rows], labels[rows]))
     known = sorted({digit for digits, _ in start.past for digit in digits})
     test = test[np.isin(labels[test], known)]
-    return Digits(tuple(parts[:-1]), parts[-1], ink[test], labels[test])
+    return Digits(tuple(parts[:-1]), parts[-1], seed, ink[test], labels[test])
 
 
 def write_session(path: Path, x: Images, y: Labels) -> Path:

@@ -11,14 +11,12 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_pslora.workspace import layout
 from tests.torture import faults
-from tests.torture.disk import Disk, Tree
-from tests.torture.plan import Plan, Row
-from tests.torture.scenes import (
+from tests.torture.acts import (
     SAID,
     Ends,
     Scene,
@@ -27,10 +25,13 @@ from tests.torture.scenes import (
     problem,
     read_tree,
     remove,
+    restore,
     serving,
     write_tree,
 )
-from tests.torture.scenes_files import file_scenes
+from tests.torture.acts_files import file_scenes
+from tests.torture.disk import Disk, Tree
+from tests.torture.plan import Plan, Row
 from tests.torture.tracer import Call, Traced, run_traced
 
 PLANTS = {
@@ -40,7 +41,7 @@ PLANTS = {
     "written in place": faults.written_in_place,
     "parents not synced": faults.parents_not_synced,
 }
-_ENOUGH = 5  # so many bad states tell what there is to tell
+_ENOUGH = 3  # so many bad cases tell what there is to tell
 
 
 @dataclass
@@ -52,10 +53,16 @@ class Found:
     bad: int = 0
     again: int = 0
     again_bad: int = 0
+    killed: int = 0
+    killed_bad: int = 0
     renames: int = 0
     unsynced: int = 0
     complete: bool = True
     first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> int:
+        return self.bad + self.again_bad + self.killed_bad + self.unsynced
 
     def note(self, kind: str, what: str) -> None:
         self.first.setdefault(kind, what)
@@ -75,20 +82,25 @@ class Recorded:
 def run(plan: Plan) -> list[Row]:
     scenes = file_scenes()
     if not plan.quick:
-        from tests.torture.scenes_learning import learning_scenes
+        from tests.torture.acts_learning import learning_scenes
 
         scenes += learning_scenes(plan.scratch)
     found = {}
     with tempfile.TemporaryDirectory(dir=_memory(), prefix="torture-power-") as folder:
         for scene in scenes:
             found[scene.name] = _torture(scene, plan, Path(folder))
+            if found[scene.name].wrong >= _ENOUGH:
+                break
     return _rows(found, plan)
 
 
-def record(scene: Scene, folder: Path) -> Recorded:
-    """The scene's work once, in an empty folder, under the tracer."""
+def record(scene: Scene, folder: Path, start: Tree | None = None) -> Recorded:
+    """The scene's work once, under the tracer. start: what is there; None: what the scene begins with."""
     root = folder / "recorded"
-    scene.prepare(root)
+    if start is None:
+        scene.prepare(root)
+    else:
+        restore(root, start)
     before, old = read_tree(root), serving(root, scene)
     traced: Traced = run_traced(lambda: perform(scene, root, folder / "errors"), root, record=True)
     if traced.exit != scene.ends:
@@ -98,7 +110,7 @@ def record(scene: Scene, folder: Path) -> Recorded:
     ends = Ends(before, after, old, serving(root, scene))
     said = root / SAID
     reports = [c.number for c in traced.calls if c.name == "write" and c.path == str(said)]
-    last = reports[0] if reports else len(traced.calls)
+    last = reports[-1] if reports else len(traced.calls)  # what stands before are notes
     return Recorded(scene, ends, traced.calls, last, str(root))
 
 
@@ -108,10 +120,11 @@ def _torture(scene: Scene, plan: Plan, folder: Path) -> Found:
     _check_order(recorded, found)
     states = list(_states(recorded, plan))
     random_ = random.Random(plan.seed)
-    chosen = states
-    if plan.quick:
-        chosen = random_.sample(states, min(len(states), 150))
-    again = set(random_.sample(range(len(chosen)), min(len(chosen), plan.size(15, 6))))
+    most = plan.size(1500, 150)
+    chosen = random_.sample(states, min(len(states), most))
+    again = set(
+        random_.sample(range(len(chosen)), min(len(chosen), plan.size(8 if scene.slow else 25, 6)))
+    )
     here, known = folder / "state", {}
     remove(here)
     here.mkdir()
@@ -123,29 +136,35 @@ def _torture(scene: Scene, plan: Plan, folder: Path) -> Found:
         if wrong is not None:
             found.bad += 1
             found.note("state", f"{scene.name}, {when}: {wrong}")
-            if found.bad >= _ENOUGH:
-                break
+            if found.wrong >= _ENOUGH:
+                return found
         elif place in again:
             found.again += 1
             remove(folder / "again")
-            shutil.copytree(here, folder / "again")
+            shutil.copytree(here, folder / "again", symlinks=True)
             wrong = finished(scene, folder / "again", folder / "errors", recorded.ends)
             if wrong is not None:
                 found.again_bad += 1
                 found.note("again", f"{scene.name}, {when}, run again: {wrong}")
+    _killed_before(recorded, plan, folder, found)
     return found
 
 
-def _states(recorded: Recorded, plan: Plan) -> Iterator[tuple[Tree, bool, str]]:
-    """Every distinct tree that a power loss may leave, after each call; whether the end was reported."""
+def _states(
+    recorded: Recorded, plan: Plan, disk: Disk | None = None
+) -> Iterator[tuple[Tree, bool, str]]:
+    """Every distinct tree that a power loss may leave, after each call; whether the end was reported.
+
+    disk: what is pending when the work begins; None: nothing.
+    """
     random_ = random.Random(plan.seed)
-    disk = Disk(recorded.root, recorded.ends.before)
+    disk = Disk(recorded.root, recorded.ends.before) if disk is None else disk
     seen = set()
     for call in [None, *recorded.calls]:
         if call is not None:
             disk.apply(call)
         reported = call is not None and call.number >= recorded.said
-        for tree in disk.crashes(random_, plan.size(60, 4)):
+        for tree in disk.crashes(random_, plan.size(30, 4), plan.size(60, 400)):
             tree = {name: content for name, content in tree.items() if name != SAID}
             key = hash((reported, *tree.items()))
             if key not in seen:
@@ -156,6 +175,42 @@ def _states(recorded: Recorded, plan: Plan) -> Iterator[tuple[Tree, bool, str]]:
                     else f"{call.number} {call.name} {_short(call, recorded)}"
                 )
                 yield tree, reported, f"after call {when}"
+
+
+def _killed_before(recorded: Recorded, plan: Plan, folder: Path, found: Found) -> None:
+    """Killed at a call, then run again to its end: what the first run left pending may still be lost."""
+    random_ = random.Random(plan.seed)
+    scene, ends = recorded.scene, recorded.ends
+    done = max((c.number for c in recorded.calls if c.number < recorded.said), default=0)
+    kills = random_.sample(range(1, done + 1), min(done, plan.size(4 if scene.slow else 40, 2)))
+    here = folder / "state"
+    for kill in kills:
+        disk = Disk(recorded.root, ends.before)
+        for call in recorded.calls[:kill]:
+            disk.apply(call)
+        start = {name: content for name, content in disk.tree().items() if name != SAID}
+        restore(here, start)
+        wrong = problem(here, scene, start, ends, reported=False)
+        if wrong is not None:
+            found.killed_bad += 1
+            found.note("killed", f"{scene.name}, killed at {kill}: {wrong}")
+            return
+        second = record(scene, folder, start)
+        if second.ends.new != ends.new:
+            continue  # the first run was all but over, and this is another session
+        both = replace(second.ends, before=ends.before, old=ends.old)
+        states = list(_states(second, plan, disk))
+        for tree, reported, when in random_.sample(
+            states, min(len(states), plan.size(150 if scene.slow else 60, 20))
+        ):
+            restore(here, tree)
+            found.killed += 1
+            wrong = problem(here, scene, tree, both, reported=reported)
+            if wrong is not None:
+                found.killed_bad += 1
+                found.note("killed", f"{scene.name}, killed at {kill}, run again, {when}: {wrong}")
+        if found.wrong >= _ENOUGH:
+            return
 
 
 def _short(call: Call, recorded: Recorded) -> str:
@@ -222,5 +277,12 @@ def _rows(found: dict[str, Found], plan: Plan) -> list[Row]:
         ),
         row("power: file fsync, rename, folder fsync", "renames", "unsynced", 10, "order"),
         row("power: states after a power loss", "states", "bad", plan.size(5000, 500), "state"),
+        row(
+            "power: killed, run again, power loss",
+            "killed",
+            "killed_bad",
+            plan.size(5000, 100),
+            "killed",
+        ),
         row("power: the same command run again", "again", "again_bad", plan.size(100, 20), "again"),
     ]

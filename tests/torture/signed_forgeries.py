@@ -30,7 +30,9 @@ def forgeries() -> dict[str, Forge]:
     """Those that are nothing but a changed copy of the good bundle."""
     found: dict[str, Forge] = {
         "an older counter": _says(lambda b: replace(b, counter=b.counter - 2)),
-        "expired": lambda world, folder: w.reissue(folder, world.holders, days=-0.01),
+        "expired": lambda world, folder: w.reissue(
+            folder, world.holders, expires=w.before_floor(world.device)
+        ),
         "another class": _says(w.other_class),
         "another base": _another_base,
         "a parent that is not here": _says(

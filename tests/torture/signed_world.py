@@ -103,7 +103,7 @@ def reissue(
     folder: Path,
     signers: Signers,
     change: Callable[[Bundle], Bundle] = lambda bundle: bundle,
-    days: float = 30,
+    expires: datetime | None = None,
 ) -> None:
     """The bundle that is there once more, saying something else, well signed by `signers`."""
     with folder_lock(folder):
@@ -113,7 +113,7 @@ def reissue(
         digest = digest_bytes(data)
         release.put_bytes(folder, text.BUNDLE_FILE, data, digest)
         files = {**found.newest.files, text.BUNDLE_FILE: digest}
-        release.add_release(found, files, _days(days), signers)
+        release.add_release(found, files, expires or _days(30), signers)
 
 
 def edit(path: Path, change: Callable[[Metadata], Any], signers: Signers = ()) -> None:
@@ -175,6 +175,13 @@ def serving(device: Path) -> tuple[Any, ...]:
     assert state is not None
     names = sorted(path.name for path in (device / layout.GENERATIONS).iterdir())
     return (device / layout.CURRENT).read_bytes(), names, state.counter, state.trial
+
+
+def before_floor(device: Path) -> datetime:
+    """A time that this device knows to be past, whatever its clock says."""
+    state = read_state(device)
+    assert state is not None
+    return state.clock_floor - timedelta(minutes=1)
 
 
 @contextmanager

@@ -144,6 +144,11 @@ def test_links_removals_and_truncation():
     assert found(disk) == [{"d": None}, {}]
 
 
+def test_a_symbolic_link_is_a_name():
+    disk = after_all({"old": "there"}, call("symlink", "a", data=b"elsewhere"))
+    assert found(disk) == [{"old": "there"}, {"old": "there", "a": "elsewhere"}]
+
+
 def test_two_names_of_one_file_are_not_renamed():
     disk = after_all({"a": b"1"}, call("link", "a", target="/r/b"), rename("a", "b"))
     assert disk.tree() == {"a": b"1", "b": b"1"}
@@ -158,7 +163,7 @@ def test_failed_calls_change_nothing():
 
 
 def test_what_is_not_modelled_is_said():
-    with pytest.raises(ValueError, match="symlink"):
-        after_all({}, call("symlink", "a"))
+    with pytest.raises(ValueError, match="mknod"):
+        after_all({}, call("mknod", "a"))
     with pytest.raises(ValueError, match="outside"):
         after_all({"a": b""}, call("rename", "a", target="/elsewhere/a"))

@@ -7,17 +7,19 @@ seen: stores into mapped files (tests of recorded traces compare their end with 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
-import struct
+import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import NoReturn
 
-AVAILABLE = platform.system() == "Linux" and platform.machine() == "x86_64"
+from tests.torture import ptrace
+
+AVAILABLE = ptrace.AVAILABLE
 
 _CALLS = {
     1: "write", 2: "open", 18: "pwrite64", 20: "writev", 40: "sendfile", 74: "fsync",
@@ -46,17 +48,11 @@ _PLAIN |= dict.fromkeys(_WRITES, "write")
 
 _AT_FDCWD, _AT_REMOVEDIR = -100, 0x200
 _CREATING = os.O_CREAT | os.O_TRUNC
-_PTRACE_TRACEME, _PTRACE_CONT, _PTRACE_SYSCALL = 0, 7, 24
-_PTRACE_SETOPTIONS, _PTRACE_GETREGSET, _PTRACE_SETREGSET = 0x4200, 0x4204, 0x4205
-_NT_PRSTATUS = 1
 _EVENT_SECCOMP = 7
 # system-call stops marked; fork, vfork, clone, exec and seccomp reported; all die with the tracer
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x80 | 0x100000
 _WALL = 0x40000000
-_REGISTERS = struct.Struct("27Q")
-_RAX, _ORIG_RAX = 10, 15
-_ARGUMENTS = (14, 13, 12, 7, 9, 8)
-_MASK = (1 << 64) - 1
+_UNTRACED = 71  # exit code of a child that may not be traced
 
 
 class Action(Enum):
@@ -72,7 +68,8 @@ class Call:
 
     number: counted from 1. name: write, create, fsync, rename, link, unlink, mkdir, rmdir, symlink,
     mknod, truncate, ftruncate, fallocate, ... path: absolute; of a rename or link the old name, target
-    the new one. Where the trace was recorded (`record`): offset and data of a write, and its result.
+    the new one. Where the trace was recorded (`record`): offset and data of a write, the text of a
+    symlink as data, and its result.
     """
 
     number: int
@@ -111,47 +108,73 @@ def run_traced(
 ) -> Traced:
     """Fork, run `work` in the child and watch it; its return value is its exit code.
 
-    The caller must have no other children: the tracer waits for any. No other thread may run.
+    What it raises is printed, and its exit code is 70. The caller must have no other children: the
+    tracer waits for any. No other thread may run. Whatever the child started ends with a KILL too.
 
     Raises:
         OSError: tracing is not permitted here.
     """
+    sys.stdout.flush()
+    sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        code = 70
-        try:
-            _libc().ptrace(_PTRACE_TRACEME, 0, None, None)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            _install_filter()
-            code = work()
-        finally:
-            os._exit(code)
+        _traced_child(work)
     return _Tracer(child, os.path.realpath(root), decide, record).run()
 
 
+def _traced_child(work: Callable[[], int]) -> NoReturn:
+    try:
+        ptrace.trace_me()
+    except OSError:
+        os._exit(_UNTRACED)  # before it stops: nobody would wake it
+    code = 70
+    try:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        ptrace.install_filter(_CALLS)
+        code = work()
+    except BaseException:  # noqa: BLE001 - the outermost frame of the child
+        traceback.print_exc()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 def permitted() -> bool:
-    """Whether this machine lets a process trace its child."""
+    """Whether this machine lets a process trace its child, and shows what it does."""
     if not AVAILABLE:
         return False
     try:
-        return run_traced(lambda: 0, Path("/")).exit == 0
+        done = run_traced(_make_root, Path("/"))
     except OSError:
         return False
+    return done.exit == 0 and [call.name for call in done.calls] == ["mkdir"]
+
+
+def _make_root() -> int:
+    """A call that fails, and is seen."""
+    try:
+        Path("/").mkdir()
+    except OSError:
+        return 0
+    return 1
 
 
 class _Tracer:
     def __init__(self, child: int, root: str, decide: Decide, record: bool) -> None:
         self._child, self._root, self._decide, self._record = child, root, decide, record
         self._known: set[int] = {child}
-        self._pending: dict[int, Call] = {}
+        self._pending: dict[int, tuple[Call, int]] = {}  # and the descriptor that it writes to
+        self._killed = False
         self._result = Traced()
 
     def run(self) -> Traced:
         _, status = os.waitpid(self._child, 0)
         if not os.WIFSTOPPED(status):
             raise OSError("the child could not be traced")
-        _ptrace(_PTRACE_SETOPTIONS, self._child, 0, _OPTIONS)
-        _ptrace(_PTRACE_CONT, self._child, 0, 0)
+        ptrace.ptrace(ptrace.PTRACE_SETOPTIONS, self._child, 0, _OPTIONS)
+        ptrace.ptrace(ptrace.PTRACE_CONT, self._child, 0, 0)
         while True:
             try:
                 pid, status = os.waitpid(-1, _WALL)
@@ -162,82 +185,80 @@ class _Tracer:
                     self._stopped(pid, status)
                 except ProcessLookupError:
                     continue  # killed while it was stopped
-            elif pid == self._child:
+                continue
+            self._known.discard(pid)  # its number may come again
+            if pid == self._child:
                 self._result.exit = os.waitstatus_to_exitcode(status)
 
     def _stopped(self, pid: int, status: int) -> None:
         event, number = status >> 16, os.WSTOPSIG(status)
         first = pid not in self._known
         self._known.add(pid)
-        if event == _EVENT_SECCOMP:
+        if self._killed:
+            ptrace.kill(pid)  # born in the moment of the kill
+        elif event == _EVENT_SECCOMP:
             self._entered(pid)
         elif number == signal.SIGTRAP | 0x80:
             self._left(pid)
-            _ptrace(_PTRACE_CONT, pid, 0, 0)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0)
         elif event or (first and number == signal.SIGSTOP):
-            _ptrace(_PTRACE_CONT, pid, 0, 0)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0)
         else:
-            _ptrace(_PTRACE_CONT, pid, 0, 0 if number == signal.SIGTRAP else number)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0 if number == signal.SIGTRAP else number)
 
     def _entered(self, pid: int) -> None:
-        registers = _registers(pid)
-        call = self._describe(pid, registers)
+        registers = ptrace.registers(pid)
+        call, descriptor = self._describe(pid, registers)
         if call is None:
-            _ptrace(_PTRACE_CONT, pid, 0, 0)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0)
             return
         self._result.calls.append(call)
         action = self._decide(call)
         if action is Action.KILL:
+            self._killed = True
             for known in self._known:
-                _kill(known)
+                ptrace.kill(known)
         elif isinstance(action, int):
-            registers[_ORIG_RAX] = _MASK  # no such call: it is skipped
-            registers[_RAX] = -action & _MASK
-            _set_registers(pid, registers)
-            _ptrace(_PTRACE_CONT, pid, 0, 0)
+            registers[ptrace.ORIG_RAX] = ptrace.MASK  # no such call: it is skipped
+            registers[ptrace.RAX] = -action & ptrace.MASK
+            ptrace.set_registers(pid, registers)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0)
         elif self._record:
-            self._pending[pid] = call
-            _ptrace(_PTRACE_SYSCALL, pid, 0, 0)
+            self._pending[pid] = call, descriptor
+            ptrace.ptrace(ptrace.PTRACE_SYSCALL, pid, 0, 0)
         else:
-            _ptrace(_PTRACE_CONT, pid, 0, 0)
+            ptrace.ptrace(ptrace.PTRACE_CONT, pid, 0, 0)
 
     def _left(self, pid: int) -> None:
         """The call was made: keep what it answered, and the bytes that a write left in its file."""
-        call = self._pending.pop(pid)
-        result = _signed(_registers(pid)[_RAX])
+        call, descriptor = self._pending.pop(pid)
+        result = ptrace.signed(ptrace.registers(pid)[ptrace.RAX])
         data = None
         if call.name == "write" and result > 0:
-            with Path(f"/proc/{pid}/root{call.path}").open("rb") as file:
+            # by its descriptor: the file may have no name any more
+            with Path(f"/proc/{pid}/fd/{descriptor}").open("rb") as file:
                 data = os.pread(file.fileno(), result, call.offset or 0)
-        self._result.calls[call.number - 1] = Call(
-            call.number,
-            call.name,
-            call.path,
-            call.target,
-            call.offset,
-            call.length,
-            data,
-            call.truncates,
-            result,
-        )
+        elif call.name == "symlink" and result == 0:
+            data = os.fsencode(os.readlink(f"/proc/{pid}/root{call.path}"))  # noqa: PTH115
+        self._result.calls[call.number - 1] = replace(call, data=data, result=result)
 
-    def _describe(self, pid: int, registers: list[int]) -> Call | None:
-        """None: it changes nothing below the root."""
-        raw = _CALLS[registers[_ORIG_RAX]]
-        arguments = [registers[index] for index in _ARGUMENTS]
+    def _describe(self, pid: int, registers: list[int]) -> tuple[Call | None, int]:
+        """The call and the descriptor that it changes (-1: none). None: nothing below the root."""
+        raw = _CALLS[registers[ptrace.ORIG_RAX]]
+        arguments = [registers[index] for index in ptrace.ARGUMENTS]
         number = len(self._result.calls) + 1
         offset = length = target = None
-        truncates = False
+        truncates, descriptor = False, -1
         name = _PLAIN.get(raw, raw)
         if raw in _ON_DESCRIPTOR or raw == "copy_file_range":
-            descriptor = _signed32(arguments[2 if raw == "copy_file_range" else 0])
+            descriptor = ptrace.signed32(arguments[2 if raw == "copy_file_range" else 0])
             path = _link(pid, f"fd/{descriptor}")
             if raw in ("pwrite64", "pwritev", "pwritev2"):
                 offset = arguments[3]
             elif name == "write":
                 offset = _position(pid, descriptor)
                 if raw == "copy_file_range" and arguments[3]:
-                    offset = _word(pid, arguments[3])
+                    offset = ptrace.word(pid, arguments[3])
             if raw == "ftruncate":
                 length = arguments[1]
             elif raw == "fallocate":
@@ -252,13 +273,14 @@ class _Tracer:
             if name == "create":
                 flags = _flags(pid, raw, arguments)
                 if not flags & _CREATING:
-                    return None
+                    return None, -1
                 truncates = bool(flags & os.O_TRUNC)
             if raw == "unlinkat":
                 name = "rmdir" if arguments[2] & _AT_REMOVEDIR else "unlink"
         if not (self._inside(path) or (target is not None and self._inside(target))):
-            return None
-        return Call(number, name, path, target, offset, length, None, truncates)
+            return None, -1
+        call = Call(number, name, path, target, offset, length, None, truncates)
+        return call, descriptor
 
     def _inside(self, path: str) -> bool:
         return path == self._root or path.startswith(self._root.rstrip("/") + "/")
@@ -268,16 +290,16 @@ def _flags(pid: int, raw: str, arguments: list[int]) -> int:
     if raw == "creat":
         return _CREATING
     if raw == "openat2":
-        return _word(pid, arguments[2])
+        return ptrace.word(pid, arguments[2])
     return arguments[1 if raw == "open" else 2]
 
 
 def _path(pid: int, arguments: list[int], place: tuple[int | None, int]) -> str:
     folder, name = place
-    text = _text(pid, arguments[name])
+    text = ptrace.text(pid, arguments[name])
     if text.startswith("/"):
         return os.path.normpath(text)
-    descriptor = _AT_FDCWD if folder is None else _signed32(arguments[folder])
+    descriptor = _AT_FDCWD if folder is None else ptrace.signed32(arguments[folder])
     start = _link(pid, "cwd" if descriptor == _AT_FDCWD else f"fd/{descriptor}")
     return os.path.normpath(os.path.join(start, text))  # noqa: PTH118 - of another process
 
@@ -296,92 +318,3 @@ def _position(pid: int, descriptor: int) -> int:
         if line.startswith("pos:"):
             position = int(line.split()[1])
     return position
-
-
-def _read(pid: int, address: int, length: int) -> bytes:
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        return os.pread(memory.fileno(), length, address)
-
-
-def _word(pid: int, address: int) -> int:
-    return int.from_bytes(_read(pid, address, 8), "little")
-
-
-def _text(pid: int, address: int) -> str:
-    """The string at an address, in pieces that do not cross a page (the next may not be there)."""
-    data = b""
-    while b"\0" not in data and len(data) < 8192:
-        data += _read(pid, address + len(data), 4096 - (address + len(data)) % 4096)
-    return os.fsdecode(data.split(b"\0")[0])
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _signed32(value: int) -> int:
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value >> 31 else value
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-class _Vector(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def _libc() -> ctypes.CDLL:
-    library = ctypes.CDLL(None, use_errno=True)
-    library.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    library.ptrace.restype = ctypes.c_long
-    return library
-
-
-_LIBC = _libc() if AVAILABLE else None
-
-
-def _ptrace(request: int, pid: int, address: int, data: int) -> None:
-    assert _LIBC is not None
-    if _LIBC.ptrace(request, pid, address, data) == -1:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def _registers(pid: int) -> list[int]:
-    buffer = ctypes.create_string_buffer(_REGISTERS.size)
-    vector = _Vector(ctypes.addressof(buffer), len(buffer))
-    _ptrace(_PTRACE_GETREGSET, pid, _NT_PRSTATUS, ctypes.addressof(vector))
-    return list(_REGISTERS.unpack(buffer.raw))
-
-
-def _set_registers(pid: int, registers: list[int]) -> None:
-    buffer = ctypes.create_string_buffer(_REGISTERS.pack(*registers), _REGISTERS.size)
-    vector = _Vector(ctypes.addressof(buffer), _REGISTERS.size)
-    _ptrace(_PTRACE_SETREGSET, pid, _NT_PRSTATUS, ctypes.addressof(vector))
-
-
-def _install_filter() -> None:
-    """The calls of _CALLS stop for the tracer, all others run as ever."""
-    load, equal, answer = 0x20, 0x15, 0x06
-    trace, allow = 0x7FF00000, 0x7FFF0000
-    lines = [(load, 0, 0, 0)]  # the call's number
-    lines += [(equal, len(_CALLS) - place, 0, number) for place, number in enumerate(_CALLS)]
-    lines += [(answer, 0, 0, allow), (answer, 0, 0, trace)]
-    code = b"".join(struct.pack("<HBBI", *line) for line in lines)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(lines), ctypes.addressof(buffer))
-    library = _libc()
-    no_new_privileges, set_seccomp, filtered = 38, 22, 2
-    if library.prctl(no_new_privileges, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs was refused")
-    if library.prctl(set_seccomp, filtered, ctypes.byref(program), 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "the filter was refused")

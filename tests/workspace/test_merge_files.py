@@ -240,6 +240,18 @@ def test_bad_adapters_are_refused_and_nothing_is_written(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("factor", [10, 100, 1000])
+def test_an_adapter_on_another_scale_is_refused_unless_asked_for(tmp_path, factor):
+    make_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "a", factors(1), lora_alpha=4 * factor)
+    with pytest.raises(AdapterError, match=r"at most 1 times the weight; found [\d.]+ times"):
+        merge([adapter], tmp_path / "base", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge([adapter], tmp_path / "base", tmp_path / "out", max_update=np.inf)
+    make_adapter(tmp_path / "as it was", factors(1), lora_alpha=4)
+    merge([tmp_path / "as it was"], tmp_path / "base", tmp_path / "out")
+
+
 def test_half_precision_overflow_is_refused(tmp_path):
     make_base(tmp_path / "base.safetensors", np.float16)
     folder = make_adapter(tmp_path / "a", changed(Q_B, 1e6))

@@ -150,7 +150,7 @@ def test_memory_is_bounded_by_the_tile_whatever_the_model(tmp_path, count):
     tensors |= {f"{n}.lora_B.weight": np.ones((shape[0], 2), np.float32) for n in names[:4]}
     folders = [make_adapter(tmp_path / f"a{i}", tensors) for i in range(count)]
     tracemalloc.start()
-    merge(folders, tmp_path / "base", tmp_path / "out", "cumulative")
+    merge(folders, tmp_path / "base", tmp_path / "out", "cumulative", np.inf)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < largest / 2
@@ -236,7 +236,7 @@ def test_an_adapter_that_does_nothing_is_an_error(tmp_path):
     half = make_adapter(tmp_path / "b", tensors)
     with pytest.raises(AdapterError, match=r"m\.in_proj_weight.*an update that is zero"):
         merge([half], tmp_path / "base", tmp_path / "out")
-    tensors["m.lora_B.weight"] = np.ones((12, 2), np.float32)
+    tensors["m.lora_B.weight"] = np.full((12, 2), 0.1, np.float32)
     good = make_adapter(tmp_path / "c", tensors)
     report = merge([good], tmp_path / "base", tmp_path / "out")
     assert report.merged == ("m.in_proj_weight",)

@@ -1,21 +1,7 @@
-"""A process to kill: publishes a generation, rolls back, starts the next run, says how far it got.
-
-Run as `python workspace_driver.py COMMAND ...`; also imported by the tests for its builders.
-
-    kill-nth ROOT COUNT STEP for n = 1, 1 + STEP ... COUNT: fork; the child works on ROOT/n and
-                             kills itself just before its n-th changing call of the os module
-    strace ROOT COUNT CALL   for n = 1 ... COUNT: fork; the child makes COUNT - n failing CALLs,
-                             then works on ROOT/n, so that `strace -e inject=CALL:when=COUNT` kills
-                             it at the n-th CALL of its work (strace counts for each process)
-    work WORKSPACE           just the work, once
-"""
+"""Small workspaces without a model, and the work of a writer on one."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +11,6 @@ from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.manifest import Manifest
 from edge_pslora.workspace.tensors import write_tensors
 from edge_pslora.workspace.workspace import Workspace
-
-CHANGING = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "pwrite")
-CLOSED = 1_000_000  # a descriptor that no process has open
-FAILING = {
-    "write": lambda: os.write(CLOSED, b""),
-    "fsync": lambda: os.fsync(CLOSED),
-    "rename": lambda: os.rename("", ""),  # noqa: PTH104
-    "unlink": lambda: os.unlink(""),  # noqa: PTH108
-    "unlinkat": lambda: os.unlink("", dir_fd=-100),
-    "mkdir": lambda: os.mkdir(""),  # noqa: PTH102
-    "rmdir": lambda: os.rmdir(""),  # noqa: PTH106
-    "ftruncate": lambda: os.ftruncate(CLOSED, 0),
-    "pwrite64": lambda: os.pwrite(CLOSED, b"", 0),
-}
 
 
 def make_workspace(path: Path, labels: tuple[str, ...] = ("cat", "dog")) -> Workspace:
@@ -86,51 +58,8 @@ def work(path: Path) -> None:
     with writer_lock(path):
         workspace = Workspace.open(path)
         add_generation(workspace, "third")
-        (path.parent / f"{path.name}.published").touch()
         workspace.rollback()
-        (path.parent / f"{path.name}.back").touch()
         number, folder, _ = workspace.begin("fourth")
         fill(folder, number)
         workspace.refuse(folder)
         workspace.begin("fifth")
-
-
-def main(command: str, *arguments: str) -> None:
-    if command == "work":
-        work(Path(arguments[0]))
-        return
-    root, count = Path(arguments[0]), int(arguments[1])
-    for n in range(1, count + 1, int(arguments[2]) if command == "kill-nth" else 1):
-        child = os.fork()
-        if child == 0:
-            if command == "strace":
-                for _ in range(count - n):
-                    with suppress(OSError):
-                        FAILING[arguments[2]]()
-            else:
-                kill_at(n)
-            work(root / str(n))
-            os._exit(0)
-        os.waitpid(child, 0)
-
-
-def kill_at(n: int) -> None:
-    """Make the n-th changing call of the os module the end of this process."""
-    calls = 0
-
-    def guarded(real):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        return call
-
-    for name in CHANGING:
-        setattr(os, name, guarded(getattr(os, name)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

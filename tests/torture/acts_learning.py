@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -13,13 +14,15 @@ from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
 from tests.export_kit import prepare_exports_once
 from tests.pipeline import pipeline_kit as kit
+from tests.torture.acts import Ends, Scene, Work, command, in_child, write_tree
 from tests.torture.disk import Tree
-from tests.torture.scenes import Ends, Scene, Work, command, in_child, write_tree
 from tests.workspace import merge_kit
 
 # of a session made twice these differ: when it was made and how long it took; the pointer has their digest
 LOOSE = ("manifest.json", "report.html", "w/current")
 FAST = ("--epochs", "2", "--batch-size", "16", "--seed", "3", "--json")
+# when it was taken, and what the check took
+APPLIED = ("w/updates/state.json", "manifest.json", "w/current")
 DEPLOYED = "deployed/model.onnx"
 _SIDE = ("deployed/labels.json", "deployed/export.json")
 
@@ -31,9 +34,7 @@ def learning_scenes(scratch: Path) -> list[Scene]:
     def copied(*names: str, more: Callable[[Path], None] | None = None) -> Callable[[Path], None]:
         def build(folder: Path) -> None:
             for name in names:
-                source, to = learned / name, folder / name.split("=")[-1]
-                if "=" in name:
-                    source = learned / name.split("=")[0]
+                source, to = learned / name.split("=")[0], folder / name.split("=")[-1]
                 if source.is_dir():
                     shutil.copytree(source, to)
                 else:
@@ -44,7 +45,7 @@ def learning_scenes(scratch: Path) -> list[Scene]:
         return build
 
     w = {"workspace": "w"}
-    session = {"loose": LOOSE, "grows": True}
+    session = {"loose": LOOSE, "grows": True, "slow": True}
     out = {"outputs": ("out",), "window": ("out",), **w}
     first = ("adapt", "first.npz", "--model", "auto", "--workspace")
     return [
@@ -68,6 +69,7 @@ def learning_scenes(scratch: Path) -> list[Scene]:
             command("adapt", "bad.npz", "--workspace", "w", "--learning-rate", "0.02", *FAST),
             ends=3,
             loose=LOOSE,
+            slow=True,
             **w,
         ),
         Scene(
@@ -75,6 +77,7 @@ def learning_scenes(scratch: Path) -> list[Scene]:
             copied("first.npz", more=_adapter),
             command(*first, "w", "--adapter", "one", *FAST),
             ends=4,
+            slow=True,
             **w,
         ),
         *(
@@ -112,6 +115,27 @@ def learning_scenes(scratch: Path) -> list[Scene]:
             outputs=("next.safetensors", DEPLOYED),
             **w,
         ),
+        *_updates(copied),
+    ]
+
+
+def _updates(copied: Callable[..., Callable[[Path], None]]) -> list[Scene]:
+    """Signed updates of a device, taken without a look at its own samples."""
+
+    def scene(name: str, bundle: str, device: tuple[str, ...], *more: str, ends: int = 0) -> Scene:
+        build = copied(*device, f"bundle-{bundle}=bundle", "keys/root.json=root.json")
+        argv = ("apply", "w", "--from", "bundle", *more)
+        work, back = command(*argv), 2 if ends else None
+        return Scene(f"apply {name}", build, work, "w", ends=ends, loose=APPLIED, meanwhile=back)
+
+    had = ("device=w",)
+    at_once = ("--health-interval", "0s", "--health-check")
+    return [
+        scene("first", "1", (), "--root", "root.json", "--no-check"),
+        scene("full", "full", had, "--no-check"),
+        scene("delta", "delta", had, "--no-check"),
+        scene("on trial", "full", had, *at_once, "true"),
+        scene("and back", "delta", had, *at_once, "false", ends=3),
     ]
 
 
@@ -135,7 +159,27 @@ def _learned(scratch: Path) -> Path:
         assert in_child(command("adapt", str(first), "--model", "auto", *argv)) == 0
         shutil.copytree(folder / "w", folder / "one")
         assert in_child(command("adapt", str(second), *argv)) == 0
+        _bundles(folder)
     return folder
+
+
+def _bundles(folder: Path) -> None:
+    """Keys, bundles of both generations, and a device that took the first."""
+    signed = ("--key", "keys/key-1.pem", "--key", "keys/key-2.pem", "--root", "keys/root.json")
+    first = ("--generation", "1", "--counter", "1", "--kind", "full", "--with-base")
+    for argv in (
+        ("keys", "init", "keys"),
+        ("bundle", "w", "bundle-1", *signed, *first),
+        ("bundle", "w", "bundle-full", *signed, "--kind", "full", "--counter", "2"),
+        ("bundle", "w", "bundle-delta", *signed, "--kind", "delta", "--counter", "2"),
+        ("apply", "device", "--from", "bundle-1", "--root", "keys/root.json", "--no-check"),
+    ):
+
+        def work(argv: tuple[str, ...] = argv) -> int:
+            os.chdir(folder)
+            return command(*argv)()
+
+        assert in_child(work) == 0, argv
 
 
 def _adapter(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
-from tests.torture.disk import Tree
+from tests.torture.disk import Content, Tree
 
 SAID = ".said/out"
 Work = Callable[[], int]
@@ -33,7 +33,8 @@ class Scene:
     old or new as a whole; window: those that may be gone for a moment. loose: names (at their ends)
     of files whose bytes differ from run to run. ends: the exit code of an uninterrupted run. grows: a
     second run makes another generation. judges: what else must hold. interim: beginnings of names that
-    may be there until it is done.
+    may be there until it is done. slow: it takes seconds, so fewer cases are tried. meanwhile: a generation that may serve until it
+    is done.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Scene:
     grows: bool = False
     judges: tuple[Judge, ...] = ()
     interim: tuple[str, ...] = ()
+    slow: bool = False
+    meanwhile: int | None = None
 
     def prepare(self, folder: Path) -> None:
         """`folder`, made new, holds what is there before."""
@@ -103,12 +106,15 @@ def in_child(work: Work) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def read_tree(folder: Path) -> dict[str, bytes | None]:
+def read_tree(folder: Path) -> dict[str, Content]:
     """All that is in a folder."""
-    found: dict[str, bytes | None] = {}
+    found: dict[str, Content] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        found[name] = path.read_bytes() if path.is_file() else None
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
     return found
 
 
@@ -116,7 +122,11 @@ def write_tree(folder: Path, tree: Tree, known: Tree | None = None) -> None:
     """Makes `folder` that tree. known: what is there already, empty if nothing."""
     known = known or {}
     for name in sorted(known, reverse=True):
-        if name not in tree or (tree[name] is None) != (known[name] is None):
+        if (
+            name not in tree
+            or type(tree[name]) is not type(known[name])
+            or isinstance(known[name], str)
+        ):
             path = folder / name
             path.rmdir() if known[name] is None else path.unlink()
             known = {n: c for n, c in known.items() if n != name}
@@ -126,11 +136,20 @@ def write_tree(folder: Path, tree: Tree, known: Tree | None = None) -> None:
             continue
         if content is None:
             (folder / name).mkdir()
+        elif isinstance(content, str):
+            (folder / name).symlink_to(content)
         else:
             (folder / name).write_bytes(content)
 
 
-def below(tree: Tree, path: str) -> dict[str, bytes | None]:
+def restore(folder: Path, tree: Tree) -> None:
+    """`folder`, made new, is that tree."""
+    remove(folder)
+    folder.mkdir()
+    write_tree(folder, tree)
+
+
+def below(tree: Tree, path: str) -> dict[str, Content]:
     """What is at a path and under it, by names relative to it."""
     return {n[len(path) :]: c for n, c in tree.items() if n == path or n.startswith(f"{path}/")}
 
@@ -205,7 +224,9 @@ def _workspace_problem(
     if damage:
         return str(damage[0])
     number = None if current is None else current.number
-    if number not in ({ends.new} if reported else {ends.old, ends.new}):
+    if number not in (
+        {ends.new} if reported else {ends.old, ends.new, scene.meanwhile or ends.new}
+    ):
         return f"generation {number} serves; before {ends.old}, after {ends.new}"
     known = {**_generations(scene, ends.before), **_generations(scene, ends.after)}
     for name, content in _generations(scene, tree).items() if known else ():
@@ -217,7 +238,7 @@ def _workspace_problem(
     return None
 
 
-def _generations(scene: Scene, tree: Tree) -> dict[str, bytes | None]:
+def _generations(scene: Scene, tree: Tree) -> dict[str, Content]:
     """Published files, and those of the base."""
     parts = (f"{scene.workspace}/{layout.GENERATIONS}/", f"{scene.workspace}/{layout.BASE}/")
     return {name: content for name, content in tree.items() if name.startswith(parts)}
@@ -254,6 +275,14 @@ def finished(scene: Scene, folder: Path, errors: Path, ends: Ends) -> str | None
         return grown(folder, scene)
     tree = read_tree(folder)
     wrong = problem(folder, scene, tree, ends, reported=True, same_run=False)
+    if (
+        scene.workspace is not None
+        and scene.workspace not in ends.after
+        and scene.workspace in tree
+    ):
+        return (
+            wrong  # it was whole before this run began: whoever finds a workspace leaves it there
+        )
     return wrong or settled(scene, tree, ends)
 
 
@@ -268,7 +297,7 @@ def settled(scene: Scene, tree: Tree, ends: Ends) -> str | None:
     return None
 
 
-def _compared(scene: Scene, tree: Tree) -> dict[str, bytes | None]:
+def _compared(scene: Scene, tree: Tree) -> dict[str, Content]:
     ignored = {SAID, f"{scene.workspace}/{layout.LOCK}"}
     ignored.add(scene.workspace or "")  # whoever finds an empty folder leaves it as it is
     return {name: content for name, content in tree.items() if name not in ignored}

@@ -17,7 +17,7 @@ from edge_pslora.update import replay as update_replay  # noqa: F401
 from edge_pslora.workspace.durable import write_bytes
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.workspace import Workspace
-from tests.torture.scenes import Scene, Work, command
+from tests.torture.acts import Scene, Work, command
 from tests.update.delta_kit import ship
 from tests.workspace import merge_kit
 from tests.workspace import workspace_driver as driver
@@ -43,7 +43,7 @@ def file_scenes() -> list[Scene]:
         Scene("rollback", _workspace, command("rollback", "w", "--to", "1"), **w),
         Scene("merge", _adapters, merge, outputs=("merged.safetensors",)),
         Scene("replay", _shipment, replay, outputs=("new.safetensors",)),
-        Scene("export onnx", _exported, command(*export, "onnx"), **w, **out),
+        Scene("export copy", _exported, command(*export, "onnx"), **w, **out),
     ]
 
 

@@ -1,0 +1,143 @@
+"""Killed at every mutating system call, at random, twice in a row, and while it trains.
+
+After each kill: what serves is the old generation or the new one, whole; outputs are old, new or
+absent; the same command once more ends as an uninterrupted run does and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tests.torture import kill_plants, kill_resume
+from tests.torture.forked import fast_folder, in_processes
+from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
+from tests.torture.kill_scenes import Materials, Scene, learning_scenes, light_scenes
+from tests.torture.kill_scenes_apply import apply_scenes
+from tests.torture.plan import Plan, Row
+from tests.torture.tracer import permitted
+
+PLANTS = kill_plants.PLANTS
+_RANDOM_LIGHT, _RANDOM_LEARNING = 9_700, 300
+_READY_SECONDS = 120.0
+
+
+def run(plan: Plan) -> list[Row]:
+    if not permitted():
+        return [Row("kills", 0, 0, wanted=1, note="skipped: ptrace is not permitted here")]
+    with fast_folder(plan) as folder:
+        made = Materials(plan.shared or folder / "made")
+        return in_processes(
+            [partial(_learning, plan, made, folder), partial(_light, plan, made, folder)], folder
+        )
+
+
+def _learning(plan: Plan, made: Materials, folder: Path) -> list[Row]:
+    """What needs torch; it makes what both parts start from."""
+    only, known = kill_plants.only(), dict[str, Ends]()
+    if not made.ready:
+        made.make()
+    scratch = folder / "learning"
+    scratch.mkdir()
+    scenes = [scene for scene in learning_scenes(made) if only is None or scene.name in only]
+    rows = _every_call(plan, scenes[:1], known, scratch, plan.size(0, 1))
+    rows += _every_call(plan, scenes[1:], known, scratch, plan.size(0, 2))
+    if only is None:
+        rows += _at_random(plan, scenes[1:], known, scratch, plan.size(_RANDOM_LEARNING, 2))
+    if only is None or "resume" in only:
+        rows += kill_resume.rows(plan, made, scratch)
+    return rows
+
+
+def _light(plan: Plan, made: Materials, folder: Path) -> list[Row]:
+    """What runs on a device; nothing here has loaded torch, so that a fork is cheap."""
+    end = time.monotonic() + _READY_SECONDS
+    while not made.ready:
+        if time.monotonic() > end:
+            raise TimeoutError("what the scenes start from was not made")
+        time.sleep(0.05)
+    scratch = folder / "light"
+    scratch.mkdir()
+    only, known = kill_plants.only(), dict[str, Ends]()
+    scenes = [
+        s for s in [*light_scenes(made), *apply_scenes(made)] if only is None or s.name in only
+    ]
+    rows = _every_call(plan, scenes, known, scratch, plan.size(0, 3 if only is None else 20))
+    if only is None:
+        rows += _at_random(plan, scenes, known, scratch, plan.size(_RANDOM_LIGHT, 25))
+    return rows
+
+
+def _every_call(
+    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, most: int
+) -> list[Row]:
+    """One row a scene. most: so many of its calls, evenly; 0: all."""
+    rows = []
+    for scene in scenes:
+        known[scene.name] = ends = _ends(plan, scene, scratch)
+        step = max(1, ends.calls // most) if most else 1
+        kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
+        tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
+        found, note = _tried(tries, scratch)
+        note = note or f"{ends.calls} calls"
+        bad = sum(bool(one.all()) for one in found)
+        rows.append(
+            Row(f"{scene.name}: killed at each call", len(kills), bad, len(kills), note=note)
+        )
+    return rows
+
+
+def _at_random(
+    plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, count: int
+) -> list[Row]:
+    """At a random call or a random time; the next try is killed as well in one case of three."""
+    rng = random.Random(plan.seed)
+    tries = []
+    for number in range(count):
+        scene = rng.choice(scenes)
+        ends = known[scene.name]
+        times = min(rng.choice((1, 1, 1, 1, 2, 3)), scene.most_kills)
+        kills = [_random_kill(rng, ends) for _ in range(times)]
+        tries.append((f"try {number}, {scene.name}", scene, ends, kills))
+    found, note = _tried(tries, scratch)
+    what = "random kills of those with torch" if scenes[0].dated else "random kills"
+    total = sum(len(kills) for _, _, _, kills in tries)
+    return [
+        Row(f"{what}: mixed", total, sum(bool(f.mixed) for f in found), count, note=note),
+        Row(f"{what}: lost", total, sum(bool(f.lost) for f in found), count),
+        Row(f"{what}: not healed by one run", total, sum(bool(f.unhealed) for f in found), count),
+    ]
+
+
+def _random_kill(rng: random.Random, ends: Ends) -> Kill:
+    if rng.random() < 0.7:
+        return Kill(number=rng.randint(1, ends.calls))
+    return Kill(seconds=rng.uniform(0, 1.1 * ends.seconds))
+
+
+_Try = tuple[str, Scene, Ends, list[Kill]]
+
+
+def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
+    """What was found, and the first thing that was wrong."""
+    found, note = [], ""
+    for name, scene, ends, kills in tries:
+        one = attempt(scene, ends, kills, scratch / "tried")
+        found.append(one)
+        if one.all() and not note:
+            note = f"{name}: {one.all()[0]}"
+    return found, note
+
+
+def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
+    """Run once in this process before: what is imported then need not be in each child."""
+    light = not scene.dated
+    if light:  # the others ran here when what scenes start from was made
+        folder = scene.copied(scratch / "warm")
+        scene.run(folder)
+        shutil.rmtree(folder)
+    return uninterrupted(scene, scratch, twice=light or not plan.quick)
