@@ -19,13 +19,23 @@ from benchmarks.streams.plan import Cut
 from benchmarks.table import Row, format_table, write_table
 from benchmarks.train_child import PEFT
 from benchmarks.train_rows import budget_rows, peak, score_rows, start_rows, time_rows
-from benchmarks.train_runs import OURS, SCORED, STARTED, TIMED, Bench, Runs, at_budgets, in_rounds
+from benchmarks.train_runs import (
+    OURS,
+    SCORED,
+    STARTED,
+    TIMED,
+    Bench,
+    Runs,
+    at_budgets,
+    in_rounds,
+    least_budget,
+)
 from benchmarks.train_subjects import SUBJECTS, Prepare
 from edge_pslora.errors import EdgePsloraError
 
 PARTS = ("start", "time", "score", "budgets")
 BUDGETS = 10
-LEAST_SHARE = 0.4  # of what a run takes that has no budget: the smallest budget that is tried
+AMPLE = 1.1  # times what a run takes that has no budget: the largest budget that is tried
 
 
 def main(
@@ -97,7 +107,8 @@ def _measure(
     if "budgets" in parts:
         _say(f"{name}: {BUDGETS} budgets")
         free = in_rounds(bench, SCORED[:1], 1, _say)[OURS][0]
-        budgets = between(int(LEAST_SHARE * (free.peak_rss or 0)), int(1.1 * (free.peak_rss or 0)))
+        least = least_budget(bench, _say)
+        budgets = between(least, max(int(AMPLE * (free.peak_rss or 0)), least))
         taken = at_budgets(bench, budgets, _say)
         rows += budget_rows(name, budgets, taken)
         kept["budgets"] = [{"budget": b, **asdict(t)} for b, t in zip(budgets, taken, strict=True)]

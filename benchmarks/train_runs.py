@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from typing import Any
 from benchmarks.places import ROOT
 from benchmarks.train_child import FIRST_STEP, PEFT, PEFT_BF16, SESSION, WHOLE, Job, Taken
 from benchmarks.train_subjects import Subject
-from edge_pslora.errors import EdgePsloraError
+from edge_pslora.errors import BudgetError, EdgePsloraError
 
 # the run that every option is held against: whole batches in float32, nothing kept on disk
 PLAIN_ENGINE = {"precision": "float32", "checkpointing": False, "prefix_cache": "off"}
 HALF_ENGINE = {"adapt_depth": 0.5}
 OURS, PLAIN, HALF = "ours", "ours plain", "ours half"
+
+MOST_REFUSALS = 6  # reading, loading and planning may each ask for more
 
 Say = Callable[[str], None]
 Runs = dict[str, list[Taken]]
@@ -120,6 +123,30 @@ def at_budgets(bench: Bench, budgets: Sequence[int], say: Say) -> list[Taken]:
         say(f"  budget {budget >> 20} MiB: {over >> 20:+d} MiB, exit code {taken.exit_code}")
         found.append(taken)
     return found
+
+
+def least_budget(bench: Bench, say: Say) -> int:
+    """The bytes that a refused run says would do, followed until a run is not refused.
+
+    Raises:
+        EdgePsloraError: it is refused again and again, or ends otherwise.
+    """
+    budget = 1 << 20
+    for _ in range(MOST_REFUSALS):
+        taken = bench.run(Variant(OURS, WHOLE), budget={"ram_bytes": budget})
+        say(f"  budget {budget >> 20} MiB: exit code {taken.exit_code}")
+        if taken.exit_code == 0:
+            return budget
+        named = re.search(r"at least (\d+) bytes", taken.message)
+        if taken.exit_code != BudgetError.exit_code or named is None:
+            break
+        budget = int(named[1])
+    raise EdgePsloraError(
+        f"--ram-budget on {bench.subject.name}",
+        expected="a refusal that names the least that would do",
+        found=taken.message,
+        remedy="run it by hand",
+    )
 
 
 def _child(job: Job) -> Taken:

@@ -15,7 +15,7 @@ from benchmarks.train_child import FIRST_STEP, PEFT, PEFT_BF16, SESSION, WHOLE, 
 from benchmarks.train_rows import budget_rows, score_rows, start_rows, time_rows
 from benchmarks.train_runs import HALF, OURS, PLAIN, TIMED
 from benchmarks.train_subjects import Subject
-from edge_pslora.errors import BudgetError
+from edge_pslora.errors import BudgetError, EdgePsloraError
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
 
@@ -137,8 +137,9 @@ def test_a_run_of_the_command_keeps_to_the_contract(
     def child(job: Job) -> Taken:
         seen.append((job.way, dict(job.budget)))
         limit = job.budget.get("ram_bytes")
-        code = 6 if limit is not None and limit < 150 else 0
-        return taken(1.0, score=0.8, first_step_wall=1.0, first_step_cpu=1.0, exit_code=code)
+        if limit == 1 << 20:  # every session takes more, and says how much
+            return taken(1.0, exit_code=6, message="do so; allow at least 90 bytes")
+        return taken(1.0, score=0.8, first_step_wall=1.0, first_step_cpu=1.0)
 
     def subject(work: Path, cut: Cut) -> Subject:
         return Subject("tiny", "text", str(work), "model")
@@ -153,7 +154,24 @@ def test_a_run_of_the_command_keeps_to_the_contract(
     assert (ways.count(PEFT), ways.count(FIRST_STEP)) == (2, 2)
     assert ways[2:7] != ways[7:12]  # an order drawn anew in every round
     assert sorted(ways[2:7]) == sorted(v.way for v in TIMED)
+    budgets = [row["budget"] for row in content["runs"]["tiny"]["budgets"]]
+    assert (budgets[0], budgets[-1]) == (90, 110)  # what would do, and ample: 1.1 of what was taken
+    exceeded = next(row for row in content["rows"] if row["figure"].endswith("exceeded"))
+    assert exceeded["measured"] == sum(budget < 100 for budget in budgets)
     assert "tiny: 10 budgets, exceeded" in capsys.readouterr().out
+
+
+def test_a_refusal_that_does_not_say_what_would_do_ends_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject("tiny", "text", str(tmp_path), "model")
+    bench = train_runs.Bench(subject, tmp_path, 1, 1)
+    for message in ("it cannot be met", "allow at least 7 bytes"):  # the second: for ever
+        monkeypatch.setattr(
+            train_runs, "_child", lambda job, m=message: Taken(exit_code=6, message=m)
+        )
+        with pytest.raises(EdgePsloraError, match="the least that would do"):
+            train_runs.least_budget(bench, lambda line: None)
 
 
 def test_an_error_inside_a_run_ends_the_benchmark(
