@@ -255,6 +255,8 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
     metrics["written_bytes"] = run.meter.written()
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
+    if result.log.first_step is not None:
+        metrics["first_step_seconds"] = round(result.log.first_step - run.meter.start, 3)
     metrics["seconds"] = {
         name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()
     }

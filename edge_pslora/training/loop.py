@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class TrainLog:
 
     penalty: weight * mean over layers of L_s, estimated from the rows of the step where rows are
     sampled. pull: |gradient of the penalty| / |gradient of task and penalty|, at the steps that compute
-    it. notes: what people should know, one sentence each.
+    it. first_step: time.monotonic() when the first one was done. notes: what people should know, one
+    sentence each.
     """
 
     task_loss: list[float] = field(default_factory=list)
@@ -54,6 +56,7 @@ class TrainLog:
     bad_steps: int = 0
     resumed_at: int = 0
     stop_reason: str = ""
+    first_step: float | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -194,6 +197,7 @@ def train(
             _look(watch, index + 1 == per_epoch, compute_loss, inputs, sampling, config, parameters)
             continue
         good = remember(parameters, optimizer)
+        log.first_step = log.first_step or time.monotonic()
         log.task_loss.append(task_loss)
         # at a step that leaves the penalty out, the value last seen stands for it
         log.penalty.append(pulled[0] if pulled else log.penalty[-1] if log.penalty else 0.0)
