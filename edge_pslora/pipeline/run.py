@@ -30,6 +30,7 @@ from edge_pslora.pipeline.opening import (
     open_existing,
     removed_on_error,
 )
+from edge_pslora.pipeline.prefix import session_prefix
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
     described,
@@ -157,20 +158,28 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
     staged = workspace.begin(digest)
-    with open_base(workspace.base, model) as base_weights:
+    # the staging area goes on with a run only where its parent is still the same
+    with (
+        open_base(workspace.base, model) as base_weights,
+        session_prefix(model, memory, data.inputs, config, staged.scratch, digest) as prefix,
+    ):
+        if prefix.note:
+            run.stages.progress.say(prefix.note)
         result = run_session(
             model,
             base_weights,
             memory,
             data,
             config,
-            plan=plain_plan(config),
+            plan=replace(plain_plan(config), prefix=prefix.form),
+            prefix=prefix.cache,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=FileCheckpoints(staged.scratch / "training.safetensors"),
         )
     grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
     notes = [p.note(session) for session, p in enumerate(run.past, start=1)]
+    notes += [prefix.note] if prefix.note else []
     imported = tuple(p.name for p in run.past)
     candidate = Candidate(
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported

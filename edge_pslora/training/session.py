@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
-from edge_pslora.training.features import extract_features
+from edge_pslora.training.features import Around, extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
@@ -42,7 +44,8 @@ from edge_pslora.training.merging import (
 )
 from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, plain_plan
-from edge_pslora.training.targets import as_matrix, find_targets
+from edge_pslora.training.prefix_cache import PrefixCache
+from edge_pslora.training.targets import adapted_targets, as_matrix
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def run_session(
     config: AdaptConfig,
     *,
     plan: TrainingPlan | None = None,
+    prefix: PrefixCache | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
@@ -99,13 +103,14 @@ def run_session(
 
     Args:
         plan: how it is computed; None: whole batches in float32.
+        prefix: where the activations below the lowest adapter are kept; None: nowhere.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
     """
     plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
     clock = _Clock()
-    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    targets = adapted_targets(model.backbone.model, config)
     history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     if memory.head.kind == "analytic":
         gram_rank(model.feature_size, config.budget.head_bytes)  # refuses a budget before training
@@ -126,9 +131,13 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, plan, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage, prefix),
         generator,
     )
+    if prefix is not None and not prefix.complete:
+        progress.start("lower layers", len(data.inputs))
+        prefix.fill(model.backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n))
+        progress.finish()
     clock.lap("features before")
 
     weights = target_weights(model.backbone.model, targets, base_weights)
@@ -147,7 +156,9 @@ def run_session(
 
     def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
         samples = torch.from_numpy(batch)
-        logits = in_session.logits(model.backbone(**inputs), samples)
+        with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
+            outputs = model.backbone(**inputs)
+        logits = in_session.logits(outputs, samples)
         return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
     progress.start("training", len(data.targets) * config.train.epochs)
@@ -172,6 +183,8 @@ def run_session(
         with torch.no_grad():
             adapter_features = model.backbone(**probe)
     progress.finish()
+    if prefix is not None and prefix.note:
+        log.notes.append(prefix.note)
     for parameter in extra.values():
         parameter.requires_grad_(False)
     clock.lap("training")
@@ -239,11 +252,19 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, plan: TrainingPlan, progress: Progress, stage: str
+    backbone: Backbone,
+    data: SessionData,
+    plan: TrainingPlan,
+    progress: Progress,
+    stage: str,
+    prefix: PrefixCache | None,
 ) -> torch.Tensor:
+    around: Around = lambda samples: nullcontext()  # noqa: E731
+    if prefix is not None and (prefix.exact or not prefix.complete):
+        around = partial(prefix.during, backbone)
     progress.start(stage, len(data.inputs))
     features = extract_features(
-        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n)
+        backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n), around
     )
     progress.finish()
     if not bool(features.isfinite().all()):
