@@ -16,8 +16,13 @@ LEVELS = 127
 
 
 def row_bytes(form: UsedPrefix, shape: Sequence[int]) -> int:
-    """shape: of one sample, [R, ...]. int8 has a float32 scale for each of R positions or channels."""
-    return _BYTES[form] * math.prod(shape) + (4 * shape[0] if form == "int8" else 0)
+    """shape: of one sample, [R, ...]. int8 has a float32 scale for each of R positions or channels, and
+    one for a vector."""
+    return _BYTES[form] * math.prod(shape) + (4 * _scales(shape) if form == "int8" else 0)
+
+
+def _scales(shape: Sequence[int]) -> int:
+    return shape[0] if len(shape) > 1 else 1
 
 
 def encode(form: UsedPrefix, row: torch.Tensor) -> bytes:
@@ -28,7 +33,7 @@ def encode(form: UsedPrefix, row: torch.Tensor) -> bytes:
         return row.numpy().tobytes()
     if form == "bf16":
         return row.bfloat16().view(torch.int16).numpy().tobytes()
-    flat = row.flatten(1) if row.dim() > 1 else row[:, None]
+    flat = row.reshape(_scales(row.shape), -1)
     scale = flat.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * LEVELS) / LEVELS
     levels = (flat / scale[:, None]).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     return scale.numpy().tobytes() + levels.numpy().tobytes()
@@ -41,6 +46,7 @@ def decode(form: UsedPrefix, data: bytes, shape: Sequence[int]) -> torch.Tensor:
     if form == "bf16":
         numbers = torch.from_numpy(np.frombuffer(bytearray(data), np.int16).reshape(shape))
         return numbers.view(torch.bfloat16)
-    scale = torch.from_numpy(np.frombuffer(bytearray(data[: 4 * shape[0]]), np.float32))
-    levels = torch.from_numpy(np.frombuffer(bytearray(data[4 * shape[0] :]), np.int8))
-    return (levels.reshape(shape[0], -1).float() * scale[:, None]).reshape(shape)
+    start = 4 * _scales(shape)
+    scale = torch.from_numpy(np.frombuffer(bytearray(data[:start]), np.float32))
+    levels = torch.from_numpy(np.frombuffer(bytearray(data[start:]), np.int8))
+    return (levels.reshape(len(scale), -1).float() * scale[:, None]).reshape(tuple(shape))
