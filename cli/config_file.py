@@ -14,7 +14,8 @@ from edge_pslora.cli.options import OUTPUT
 from edge_pslora.errors import InputError, UsageError
 from edge_pslora.workspace.reading import read_limited
 
-MAX_BYTES = 1 << 14  # there are some seventy options
+MAX_BYTES = 1 << 20
+_MAX_SLOW = 1 << 14  # of YAML and TOML, whose parsers are slow; there are some seventy options
 _MAX_NESTING = 500  # brackets in a YAML file: its parser takes their square in time
 _MAX_PARTS = 8  # of a TOML key, likewise
 _NOT_IN_A_FILE = {"config", "help", "json", "debug"}
@@ -24,13 +25,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """The top-level table of a .toml, .json, .yaml or .yml file.
 
     Raises:
-        InputError: the file is missing, too long, or no regular file.
-        UsageError: of another kind, not valid or not a table.
+        UsageError: the file is missing, too long, of another kind, not valid or not a table.
     """
     kind = path.suffix.lower()
     if kind not in (".toml", ".json", ".yaml", ".yml"):
         raise _wrong(path, "a name ending in .toml, .json, .yaml or .yml", repr(path.name))
-    data = read_limited(path, MAX_BYTES, error=InputError)
+    most = MAX_BYTES if kind == ".json" else _MAX_SLOW
+    try:
+        data = read_limited(path, most, error=InputError)
+    except InputError as error:
+        raise _wrong(path, error.expected, error.found) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

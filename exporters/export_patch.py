@@ -186,6 +186,8 @@ def _side_files(opened: Workspace, chosen: Generation, existing: Path) -> list[P
     named = record.get("files")
     if record.get("format") != "onnx" or not isinstance(named, dict) or layout.ONNX not in named:
         return []
+    for name in (files.LABELS, RECORD, *opened.header.base_files):
+        durable.remove_leftovers(folder, name)
     if record.get("manifest_sha256") == chosen.manifest_sha256:
         return []
     files.copy_side_files(opened, chosen, folder)

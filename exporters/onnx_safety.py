@@ -299,6 +299,17 @@ def _note_external(
     graph.external.setdefault(location, []).append(span)
 
 
+def _named_elsewhere(folder: Path, status: os.stat_result) -> bool:
+    """Whether a file has a name outside of its folder.
+
+    In it, it has two for a moment: while a model in two files is replaced (onnx_publish.settle).
+    """
+    if status.st_nlink == 1:
+        return False
+    here = [entry.inode() for entry in os.scandir(folder)]
+    return here.count(status.st_ino) != status.st_nlink
+
+
 def _check_external(graph: _Graph, path: Path, error: type[InputError]) -> None:
     """Each second file is a file of its own, beside the model, as long as what is taken of it."""
     for name, spans in graph.external.items():
@@ -306,7 +317,7 @@ def _check_external(graph: _Graph, path: Path, error: type[InputError]) -> None:
         with open_regular(second, error=error) as (descriptor, size):
             status = os.fstat(descriptor)
             there = second.lstat()
-            linked = stat.S_ISLNK(there.st_mode) or status.st_nlink != 1
+            linked = stat.S_ISLNK(there.st_mode) or _named_elsewhere(path.parent, status)
             if linked or second.name == path.name:
                 raise error(
                     str(second),

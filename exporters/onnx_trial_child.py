@@ -45,9 +45,15 @@ def main() -> int:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    own = (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.InvalidArgument)
+    own: tuple[type[Exception], ...] = (
+        states.Fail,
+        states.InvalidGraph,
+        states.InvalidProtobuf,
+        states.InvalidArgument,
+    )
     own += (states.NoSuchFile, states.NotImplemented, states.RuntimeException)
     plain = (RuntimeError, ValueError, TypeError, OSError, MemoryError, LookupError)
+    refused: tuple[type[Exception], ...] = (*own, *plain)
     path, given = sys.argv[1], json.loads(sys.argv[2])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -70,7 +76,7 @@ def main() -> int:
                 floats = isinstance(result, np.ndarray) and result.dtype.kind == "f"
                 if floats and not np.isfinite(result).all():
                     return _say("one that gives NaN or infinity for zeros")
-    except (*own, *plain) as error:
+    except refused as error:
         return _say(f"{type(error).__name__}: {error}")
     return 0
 

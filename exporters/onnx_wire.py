@@ -63,7 +63,7 @@ class Wire:
             yield Field(number, wire, body, body + length, value)
             start = body + length
 
-    def bytes(self, field: Field, most: int) -> bytes:
+    def content(self, field: Field, most: int) -> bytes:
         """The contents of a field, at most `most` bytes."""
         size = field.end - field.body
         if field.wire != BYTES or size > most:
@@ -72,7 +72,7 @@ class Wire:
 
     def text(self, field: Field, most: int = 1024) -> str:
         try:
-            return self.bytes(field, most).decode("utf-8")
+            return self.content(field, most).decode("utf-8")
         except UnicodeDecodeError as problem:
             raise self.bad("UTF-8 names", f"other bytes at {field.body}") from problem
 
@@ -90,7 +90,7 @@ class Wire:
 
     def int64s(self, field: Field, most: int) -> list[int]:
         """Of raw little-endian int64 data."""
-        data = self.bytes(field, most * 8)
+        data = self.content(field, most * 8)
         return [n for (n,) in struct.iter_unpack("<q", data[: len(data) // 8 * 8])]
 
     def _part(self, start: int, size: int) -> bytes:

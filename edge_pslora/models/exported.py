@@ -127,7 +127,7 @@ def _require_bounded(
     side = options.image_size
     pictures = samples.modality == "image"
     shape = (3, side, side) if pictures else np.asarray(samples.inputs).shape[1:]
-    found = too_large(model, torch.zeros(2, *shape), MAX_RESULT)  # type: ignore[arg-type]
+    found = too_large(model, torch.zeros(2, *shape), MAX_RESULT)
     if found is not None:
         raise bad(file, f"steps of at most {MAX_RESULT} numbers for two samples", found)
 

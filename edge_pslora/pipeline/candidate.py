@@ -52,6 +52,16 @@ class Candidate:
     imported: tuple[str, ...] = ()
 
 
+def require_room(folder: Path, model_bytes: int, config: AdaptConfig) -> None:
+    """Refuse before the work where a generation does not fit: merged model, ONNX file, what is remembered.
+
+    Raises:
+        EdgePsloraError: the file system of `folder` has less room.
+    """
+    budget = config.budget
+    durable.require_free_space(folder, 3 * model_bytes + budget.history_bytes + budget.head_bytes)
+
+
 def write_candidate(
     folder: Path, workspace: Workspace, model: LoadedModel, candidate: Candidate
 ) -> Exported:
@@ -63,9 +73,7 @@ def write_candidate(
     """
     result, config = candidate.result, candidate.config
     tensors = merged_tensors(workspace.base, model, result.memory)
-    budget = config.budget
-    needed = 3 * sum(a.nbytes for a in tensors.values()) + budget.history_bytes + budget.head_bytes
-    durable.require_free_space(folder, needed)
+    require_room(folder, sum(a.nbytes for a in tensors.values()), config)
     durable.make_folder(folder / layout.ADAPTER)
     base = model.source.reference or model.source.kind
     write_peft_adapter(

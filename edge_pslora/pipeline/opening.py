@@ -21,7 +21,7 @@ from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import GivenModule, LoadedModel, ModelArgument, ModelSource
 from edge_pslora.pipeline.reading import READ
 from edge_pslora.training.targets import adapted_targets
-from edge_pslora.workspace import layout
+from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.workspace import Workspace
 
 
@@ -84,6 +84,7 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
     """
     if request.argument is None:
         raise model_needed(path)
+    durable.require_free_space(path, _bytes_to_copy(request))
     staged = Workspace.stage_base(path)
     source = import_base(request.argument, request.weights, train, request.options, staged)
     model = load_model(source, staged, request.given)
@@ -100,6 +101,15 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
         source=asdict(source),
     )
     return Opened(workspace, model)
+
+
+def _bytes_to_copy(request: ModelRequest) -> int:
+    """Of the weights that the model is given by; a network that is made here is small."""
+    given = [request.weights] if request.weights is not None else []
+    if isinstance(request.argument, str):
+        path = Path(request.argument)
+        given += sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return sum(path.stat().st_size for path in given if path.is_file())
 
 
 @contextmanager

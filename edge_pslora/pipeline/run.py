@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
-from edge_pslora.pipeline.candidate import Candidate, session_metrics, write_candidate
+from edge_pslora.pipeline.candidate import (
+    Candidate,
+    require_room,
+    session_metrics,
+    write_candidate,
+)
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -91,6 +97,9 @@ def adapt(
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
+    # a network refers to itself in circles, and Python puts their collection off until a quarter of all
+    # that the process holds is new: a process of many sessions would grow with each
+    gc.collect()
     config = config or AdaptConfig()
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
@@ -157,6 +166,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)
         holdout = Held(model.encoder.encode(held), held.targets)
+    # before the training, not after it
+    floats = sum(parameter.numel() for parameter in model.backbone.model.parameters())
+    require_room(workspace.path, 4 * floats, config)
     staged = workspace.begin(digest)
     # the staging area goes on with a run only where its parent is still the same
     with (

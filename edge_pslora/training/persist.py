@@ -53,7 +53,7 @@ def history_from_arrays(stored: Stored, where: str) -> dict[str, LayerHistory]:
         pool is not None
         and layers is not None
         and bounds is not None
-        and (pool.dtype, layers.dtype, bounds.dtype) == (np.uint8, np.int32, np.float64)
+        and [a.dtype.name for a in (pool, layers, bounds)] == ["uint8", "int32", "float64"]
         and pool.ndim == 1
         and layers.shape == (len(names), 5)
         and bounds.shape == (len(names), 2)

@@ -289,7 +289,11 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     require(plain, "init_lora_weights that leaves the base weights as they are", start)
     r, alpha = config.get("r"), config.get("lora_alpha")
     require(type(r) is int and 1 <= r <= _MAX_SCALE, "a rank r from 1", r)
-    require(_is_number(alpha) and abs(alpha) <= _MAX_SCALE, "a number in lora_alpha", alpha)
+    require(
+        alpha is not None and _is_number(alpha) and abs(alpha) <= _MAX_SCALE,
+        "a number in lora_alpha",
+        alpha,
+    )
     require(config.get("bias", "none") in ("none", "all", "lora_only"), "bias", config.get("bias"))
     for name in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(name) or {}

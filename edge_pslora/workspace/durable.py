@@ -173,6 +173,22 @@ def make_folders(folder: Path) -> list[Path]:
     return missing[::-1]
 
 
+def sync_parents(path: Path) -> None:
+    """Make the names of `path` and of the folders that it lies in durable, up to its file system's root.
+
+    Whoever made some of them may have been killed before it came to that.
+    """
+    with storage_errors(path, path.name):
+        device = path.stat().st_dev
+        for folder in path.absolute().parents:
+            if folder.stat().st_dev != device:
+                return
+            try:
+                fsync_folder(folder)
+            except PermissionError:
+                return  # not readable: whoever made it and what is above it, it was not us
+
+
 def publish_folder(staged: Path, final: Path) -> None:
     """Move `staged` to `final`, which must not exist, after every byte and name in it is on disk.
 

@@ -71,6 +71,8 @@ def read_state(workspace: Path) -> UpdateState | None:
         floor = datetime.strptime(content["clock_floor"], _TIME).replace(tzinfo=UTC)
     except (TypeError, ValueError) as problem:
         raise _damaged(path, "a UTC time in clock_floor", content["clock_floor"]) from problem
+    # an earlier year would not be written with four digits
+    _check(floor.year >= 2000, path, "a clock_floor of this century", content["clock_floor"])
     return UpdateState(
         device_class=content["device_class"],
         counter=content["counter"],

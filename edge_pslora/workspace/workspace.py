@@ -91,7 +91,7 @@ class Workspace:
         durable.publish_folder(base, final)
         durable.make_folder(path / layout.GENERATIONS)
         replace_pointer(path, NOTHING)
-        durable.fsync_folder(path.absolute().parent)  # before there is a workspace that has no name
+        durable.sync_parents(path)  # before there is a workspace that may lose its name
         durable.write_bytes(path / layout.WORKSPACE_FILE, header.encode(content))
         return cls.open(path)
 

@@ -99,7 +99,7 @@ def forget(folder: Path) -> None:
 
 DAMAGE = {
     gone: "every shard of the index; found no such file",
-    cut: "its end within a tensor",
+    cut: "bytes of tensors; found 10104 bytes",
     escape: "names of files in the same folder",
     promise: "expected x; found no such tensor",
     forget: "as well",

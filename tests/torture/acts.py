@@ -33,8 +33,8 @@ class Scene:
     old or new as a whole; window: those that may be gone for a moment. loose: names (at their ends)
     of files whose bytes differ from run to run. ends: the exit code of an uninterrupted run. grows: a
     second run makes another generation. judges: what else must hold. interim: beginnings of names that
-    may be there until it is done. slow: it takes seconds, so fewer cases are tried. meanwhile: a generation that may serve until it
-    is done.
+    may be there until it is done. slow: it takes seconds, so fewer cases are tried. meanwhile: a
+    generation that may serve until it is done.
     """
 
     name: str

@@ -16,6 +16,7 @@ from edge_pslora.exporters.export_options import ExportOptions
 from edge_pslora.update import replay as update_replay  # noqa: F401
 from edge_pslora.workspace.durable import write_bytes
 from edge_pslora.workspace.lock import writer_lock
+from edge_pslora.workspace.pointer import NOTHING, replace_pointer
 from edge_pslora.workspace.workspace import Workspace
 from tests.torture.acts import Scene, Work, command
 from tests.update.delta_kit import ship
@@ -72,7 +73,10 @@ def _locked(work: Work) -> Work:
 
 def _create() -> int:
     path = Path("deep/er/w")
-    if not Workspace.exists(path):  # as adapt does: what a killed run left is gone on with
+    if Workspace.exists(path):  # as a session does that goes on with what a killed one left
+        with writer_lock(path):
+            replace_pointer(path, NOTHING)
+    else:
         driver.make_workspace(path)
     print("done", flush=True)
     return 0

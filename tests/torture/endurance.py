@@ -41,7 +41,7 @@ class _Held:
     rss: int
     descriptors: int
     threads: int
-    temporary: int
+    temporary: tuple[str, ...]
 
 
 @dataclass
@@ -148,7 +148,13 @@ def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
         ),
         Row("descriptors left open", count, after.descriptors - before.descriptors, count),
         Row("threads left", count, after.threads - before.threads, count),
-        Row("temporary files left", count, after.temporary, count),
+        Row(
+            "temporary files left",
+            count,
+            len(after.temporary),
+            count,
+            note=" ".join(after.temporary),
+        ),
     ]
 
 
@@ -208,7 +214,7 @@ def _held(temporary: Path) -> _Held:
         pages * _PAGE,
         len(list(Path("/proc/self/fd").iterdir())),
         len(list(Path("/proc/self/task").iterdir())),
-        sum(1 for _ in temporary.rglob("*")),
+        tuple(str(path.relative_to(temporary)) for path in temporary.rglob("*"))[:5],
     )
 
 
@@ -216,13 +222,13 @@ def _leaks() -> None:
     """At each publication a descriptor, a file and memory are kept, and time is spent on all before."""
     kept: list[object] = []
 
-    def publish(self: Workspace, staged: Path, content: Any) -> Any:
+    def publish(self: Workspace, staged: Path, content: Any, **more: Any) -> Any:
         kept.append(os.open(self.path, os.O_RDONLY))
         kept.append(tempfile.mkstemp()[1])
         kept.append(bytearray(os.urandom(8 << 20)))
-        for _ in range(4 * len(kept)):
+        for _ in range(8 * len(kept)):
             describe_files(self.path)
-        return real(self, staged, content)
+        return real(self, staged, content, **more)
 
     real = Workspace.publish
     Workspace.publish = publish  # type: ignore[method-assign]

@@ -57,9 +57,9 @@ def pointer_before_data() -> None:
 def written_in_place() -> None:
     """No temporary file, no rename."""
 
-    def new_file(path: Path) -> Iterator[Append]:  # noqa: F821 - runs among the names of durable.py
+    def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Append]:  # noqa: F821 - runs among the names of durable.py
         with storage_errors(path.parent, path.name):  # noqa: F821
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
             try:
                 yield Append(descriptor)  # noqa: F821
                 os.fsync(descriptor)

@@ -119,6 +119,7 @@ def warm(seeds: Seeds) -> None:
     import edge_pslora.evaluation
     import edge_pslora.exporters.onnx_trial
     import edge_pslora.inspection.source
+    import edge_pslora.merge_files
     import edge_pslora.pipeline.run
     import edge_pslora.update.replay  # noqa: F401
 
@@ -185,7 +186,7 @@ def _hang(_: Path) -> None:
 
 
 def _eat(_: Path) -> None:
-    bytearray(os.urandom(1 << 20) * 400)
+    len(b"x" * (400 << 20))
 
 
 def _two_lines(_: Path) -> None:

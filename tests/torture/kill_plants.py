@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_pslora.workspace import durable, layout, staging, workspace
+from edge_pslora.workspace import durable, layout, pointer, staging, workspace
 from edge_pslora.workspace.pointer import Pointer, replace_pointer
 from edge_pslora.workspace.workspace import Workspace
 
@@ -52,7 +52,8 @@ def _without_staging() -> None:
 
 def _leftovers() -> None:
     """What a killed writer left in the making is not removed."""
-    durable.remove_leftovers = lambda folder, name: None
+    for module in (durable, pointer):
+        vars(module)["remove_leftovers"] = lambda folder, name: None
     _ONLY.append("rollback")
 
 

@@ -35,9 +35,9 @@ def rows(plan: Plan, made: Materials, scratch: Path) -> list[Row]:
         if seed not in wanted:
             wanted[seed] = _whole(scene, scratch / "whole")
         folder = scene.copied(scratch / "resumed")
-        for _ in range(rng.choice((1, 2, 3))):
-            # of the steps that are left, not all of which a late try makes
-            code = _in_child(scene, folder, rng.randint(1, _STEPS))
+        for again in range(rng.choice((1, 2, 3))):
+            # the first time behind a checkpoint; later, of steps that a resumed run may not make
+            code = _in_child(scene, folder, rng.randint(1 if again else 51, _STEPS))
             if code not in (0, -signal.SIGKILL):
                 raise AssertionError(f"a killed run ended with {code}")
             kills += code != 0

@@ -75,7 +75,7 @@ class Outcome:
 def run_mutants(
     task: Task, mutants: Sequence[Mutant], scratch: Path, seconds: float = SECONDS
 ) -> list[Outcome]:
-    """One outcome for each mutant; what took too long gets a second chance, on a machine that may be busy."""
+    """One outcome for each mutant; what took too long is tried again, for the machine may be busy."""
     outcomes: list[Outcome] = []
     while len(outcomes) < len(mutants):
         outcomes += _batch(task, mutants[len(outcomes) :][:BATCH], scratch, seconds)
@@ -144,9 +144,8 @@ def _child(task: Task, mutants: Sequence[Mutant], scratch: Path, outgoing: int) 
     output = os.memfd_create("output")
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    sys.stdout, sys.stderr = (
-        open(n, "w", closefd=False, errors="backslashreplace") for n in (1, 2)
-    )
+    sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - as long as we
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     _limit(resource.RLIMIT_AS, _status("VmSize") + task.memory + (768 << 20))
     _limit(resource.RLIMIT_FSIZE, 2 << 30)
     _limit(resource.RLIMIT_CORE, 0)

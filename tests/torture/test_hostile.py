@@ -49,7 +49,7 @@ def test_each_planted_fault_is_caught() -> None:
     assert [name for name, row in found.items() if row["met"]] == []
     said = {
         "dies by a signal": "signal 11",
-        "hangs": "over 1.5 s",
+        "hangs": "over 3 s",
         "eats memory": "MiB",
         "prints two lines": "a line more",
         "unpickles": "pickle.find_class",

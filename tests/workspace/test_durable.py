@@ -64,6 +64,28 @@ def test_order_of_a_published_folder(tmp_path, log):
     assert (final / "one" / "deep" / "b").read_bytes() == b"x"
 
 
+def test_each_new_folder_is_named_before_the_next_is_made(tmp_path, log):
+    made = durable.make_folders(tmp_path / "a" / "b")
+    assert made == [tmp_path / "a", tmp_path / "a" / "b"]
+    assert log == [("fsync", str(tmp_path)), ("fsync", str(tmp_path / "a"))]
+    assert durable.make_folders(tmp_path / "a" / "b") == []
+
+
+def test_a_folder_that_is_there_is_named_durably_too(tmp_path, log):
+    """Who made it may have been killed before it came to that."""
+    (tmp_path / "updates").mkdir()
+    durable.make_folder(tmp_path / "updates")
+    assert log == [("fsync", str(tmp_path))]
+
+
+def test_the_names_of_all_parents_can_be_made_durable(tmp_path, log):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    durable.sync_parents(tmp_path / "a" / "b")
+    synced = [path for _, path in log]
+    assert synced[:3] == [str(tmp_path / "a"), str(tmp_path), str(tmp_path.parent)]
+    assert {name for name, _ in log} == {"fsync"}
+
+
 def test_publish_refuses_an_existing_target_and_links(tmp_path):
     (tmp_path / "staged").mkdir()
     (tmp_path / "final").mkdir()
