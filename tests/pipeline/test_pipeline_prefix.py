@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import ArrayInputs, blobs, tiny_model
 
-from edge_pslora.config import AdaptConfig, BudgetConfig, EngineConfig, LoraConfig, TrainConfig
+from edge_pslora.config import AdaptConfig, EngineConfig, LoraConfig, TrainConfig
 from edge_pslora.errors import ModelError, UsageError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline import prefix as prefix_module
@@ -156,4 +156,3 @@ def test_settings_are_checked():
     low = AdaptConfig(lora=LoraConfig(target_modules=("0",)), engine=EngineConfig(adapt_depth=0.3))
     with pytest.raises(ModelError, match="--adapt-depth"):
         adapted_targets(tiny_model().backbone.model, low)
-    assert BudgetConfig() == CONFIG.budget

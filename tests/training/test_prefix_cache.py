@@ -128,7 +128,7 @@ def test_an_exact_cache_gives_the_same_bytes_and_computes_the_lower_layers_once(
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8"])
-def test_smaller_forms_change_little_and_say_so_in_nothing(form):
+def test_smaller_forms_change_little(form):
     plain = _session(tiny_model())
     found = _session(model := tiny_model(), _cache(model, form))
     assert _bytes(found) != _bytes(plain)
