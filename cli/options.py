@@ -10,11 +10,13 @@ import typer
 from edge_pslora.config import (
     FACTOR_FORMS,
     MERGE_RULES,
+    PREFIX_CACHES,
     ClassBalance,
     FactorForm,
     HeadKind,
     HistoryCache,
     MergeRule,
+    PrefixCache,
     StabilityReading,
 )
 
@@ -216,6 +218,25 @@ BalancedSampling = Annotated[
     typer.Option(
         "--balanced-sampling",
         help="Draw the same number of samples from each class in an epoch.",
+        rich_help_panel=LEARNING,
+    ),
+]
+AdaptDepth = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Share of the model's blocks, from the top, that may get an update: 0.5 trains the upper "
+        "half, and the lower one runs once a session. Default: 1.",
+        rich_help_panel=LEARNING,
+    ),
+]
+PrefixCacheOption = Annotated[
+    PrefixCache | None,
+    typer.Option(
+        "--prefix-cache",
+        metavar="FORM",
+        help="How the results of the layers below the lowest update are kept on disk during the "
+        f"session: {', '.join(PREFIX_CACHES)}. Default: auto, exact where it pays and fits.",
         rich_help_panel=LEARNING,
     ),
 ]

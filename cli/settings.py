@@ -39,6 +39,8 @@ _FIELDS = {
     "stability_every": ("stability", "every"),
     "stability_stride": ("stability", "row_stride"),
     "stability_cache": ("stability", "history_cache"),
+    "prefix_cache": ("engine", "prefix_cache"),
+    "adapt_depth": ("engine", "adapt_depth"),
     "history_budget": ("budget", "history_bytes"),
     "anchor_budget": ("budget", "anchor_bytes"),
     "head_budget": ("budget", "head_bytes"),

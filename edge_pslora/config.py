@@ -19,6 +19,8 @@ PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
+PREFIX_CACHES: tuple[PrefixCache, ...] = ("auto", "off", "exact", "bf16", "int8")
+
 MERGE_RULES: tuple[MergeRule, ...] = (
     "max_magnitude",
     "cumulative",
@@ -206,9 +208,10 @@ class EngineConfig:
     adapt_depth: float = 1.0
 
     def __post_init__(self) -> None:
-        size, depth = self.micro_batch, self.adapt_depth
+        size, depth, kept = self.micro_batch, self.adapt_depth, self.prefix_cache
         _require(size is None or size >= 1, "--micro-batch", "at least 1", size)
         _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
+        _require(kept in PREFIX_CACHES, "--prefix-cache", ", ".join(PREFIX_CACHES), kept)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from edge_pslora.pipeline.planning import (
     make_plan,
     unplanned,
 )
+from edge_pslora.pipeline.prefix import session_prefix
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
     described,
@@ -193,12 +194,19 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         plan = _planned(Known(model, memory, targets, data, config, first))
     require_disk(workspace, model, targets, config)
     staged = workspace.begin(digest)
-    keep_plan(staged, plan)
-    apply_plan(plan)
-    run.stages.progress.say(described_plan(plan, config))
     checkpoints = FileCheckpoints(staged.scratch / "training.safetensors")
     wear = CheckpointWear(checkpoints.path, published_bytes(model, config))
-    with open_base(workspace.base, model) as base_weights:
+    # the staging area goes on with a run only where its parent is still the same
+    with (
+        open_base(workspace.base, model) as base_weights,
+        session_prefix(model, memory, data.inputs, config, staged.scratch, digest) as prefix,
+    ):
+        plan = replace(plan, prefix=prefix.form)
+        keep_plan(staged, plan)
+        apply_plan(plan)
+        run.stages.progress.say(described_plan(plan, config))
+        if prefix.note:
+            run.stages.progress.say(prefix.note)
         result = run_session(
             model,
             base_weights,
@@ -206,6 +214,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             data,
             config,
             plan=plan,
+            prefix=prefix.cache,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=checkpoints,
@@ -214,6 +223,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         )
     grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
     notes = [p.note(session) for session, p in enumerate(run.past, start=1)]
+    notes += [prefix.note] if prefix.note else []
     imported = tuple(p.name for p in run.past)
     candidate = Candidate(
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.allocator import give_back
-from edge_pslora.training.features import extract_features
+from edge_pslora.training.features import Around, extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
@@ -44,9 +45,10 @@ from edge_pslora.training.merging import (
 )
 from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, plain_plan
+from edge_pslora.training.prefix_cache import PrefixCache
 from edge_pslora.training.session_loss import session_loss, session_sampling
 from edge_pslora.training.stepping import stepping
-from edge_pslora.training.targets import as_matrix, find_targets
+from edge_pslora.training.targets import adapted_targets, as_matrix
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def run_session(
     config: AdaptConfig,
     *,
     plan: TrainingPlan | None = None,
+    prefix: PrefixCache | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
@@ -105,6 +108,7 @@ def run_session(
 
     Args:
         plan: how it is computed; None: whole batches in float32.
+        prefix: where the activations below the lowest adapter are kept; None: nowhere.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
         check: called with every part of a batch; raises NotEligibleError to stop there and then.
@@ -113,7 +117,7 @@ def run_session(
     plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
     clock = _Clock()
-    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    targets = adapted_targets(model.backbone.model, config)
     history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     if memory.head.kind == "analytic":
         gram_rank(model.feature_size, config.budget.head_bytes)  # refuses a budget before training
@@ -134,9 +138,13 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, plan, progress, stage, check),
+        lambda stage: _features(model.backbone, data, plan, progress, stage, prefix, check),
         generator,
     )
+    if prefix is not None and not prefix.complete:
+        progress.start("lower layers", len(data.inputs))
+        prefix.fill(model.backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n))
+        progress.finish()
     clock.lap("features before")
 
     weights = target_weights(model.backbone.model, targets, base_weights)
@@ -173,7 +181,9 @@ def run_session(
             if torch.is_grad_enabled():
                 check()
             samples = torch.from_numpy(batch)
-            logits = in_session.logits(model.backbone(**inputs), samples)
+            with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
+                outputs = model.backbone(**inputs)
+            logits = in_session.logits(outputs, samples)
             return loss(logits, wanted[samples], inputs, head.target_scale)
 
         log = train(
@@ -195,6 +205,8 @@ def run_session(
     with injected(model.backbone.model, adapters), torch.no_grad():
         adapter_features = model.backbone(**probe)
     progress.finish()
+    if prefix is not None and prefix.note:
+        log.notes.append(prefix.note)
     for parameter in extra.values():
         parameter.requires_grad_(False)
     clock.lap("training")
@@ -268,14 +280,18 @@ def _features(
     plan: TrainingPlan,
     progress: Progress,
     stage: str,
+    prefix: PrefixCache | None,
     check: Callable[[], None],
 ) -> torch.Tensor:
     def on_batch(count: int) -> None:
         check()
         progress.advance(count)
 
+    around: Around = lambda samples: nullcontext()  # noqa: E731
+    if prefix is not None and (prefix.exact or not prefix.complete):
+        around = partial(prefix.during, backbone)
     progress.start(stage, len(data.inputs))
-    features = extract_features(backbone, data.inputs, plan.feature_batch, on_batch)
+    features = extract_features(backbone, data.inputs, plan.feature_batch, on_batch, around)
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())
