@@ -10,18 +10,15 @@ import typer
 from edge_pslora.config import (
     FACTOR_FORMS,
     MERGE_RULES,
-    PREFIX_CACHES,
     ClassBalance,
     FactorForm,
     HeadKind,
     HistoryCache,
     MergeRule,
-    PrefixCache,
     StabilityReading,
 )
 
 BUDGETS = "Budgets"
-ELIGIBILITY = "When the device may learn"
 LEARNING, STABILITY, GATE, OUTPUT = "Learning", "Stability and merge", "Promotion", "Output and run"
 
 WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Workspace folder.")]
@@ -54,75 +51,6 @@ HeadBudget = Annotated[
         help="Size of what an analytic head remembers of the features; labels come on top. "
         "Default: 16MB.",
         rich_help_panel=BUDGETS,
-    ),
-]
-RamBudget = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Most memory to use, such as 1GB.", rich_help_panel=BUDGETS),
-]
-TimeBudget = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME", help="Most time to take, such as 90s or 1h30m.", rich_help_panel=BUDGETS
-    ),
-]
-
-DiskBudget = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Most that the workspace may take on disk, while learning too.",
-        rich_help_panel=BUDGETS,
-    ),
-]
-PlanOnly = Annotated[
-    bool,
-    typer.Option(
-        "--plan",
-        help="Only say how it would be computed and what that takes; nothing is changed.",
-        rich_help_panel=BUDGETS,
-    ),
-]
-
-# When the device may learn
-OnlyOnPower = Annotated[
-    bool,
-    typer.Option("--only-on-power", help="Not on the battery.", rich_help_panel=ELIGIBILITY),
-]
-MinBattery = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PERCENT", help="Not below this charge, such as 30%.", rich_help_panel=ELIGIBILITY
-    ),
-]
-MaxTemperature = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DEGREES",
-        help="Not while a sensor is hotter, such as 80C.",
-        rich_help_panel=ELIGIBILITY,
-    ),
-]
-MaxLoad = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X", help="Not while the load of a minute is higher.", rich_help_panel=ELIGIBILITY
-    ),
-]
-MinFree = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE", help="Not with less free on the disk.", rich_help_panel=ELIGIBILITY
-    ),
-]
-Nice = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=0,
-        max=19,
-        help="How far other programs come first, 0 to 19. Default: as it was started.",
-        rich_help_panel="Output and run",
     ),
 ]
 
@@ -227,16 +155,6 @@ AdaptDepth = Annotated[
         metavar="X",
         help="Share of the model's blocks, from the top, that may get an update: 0.5 trains the upper "
         "half, and the lower one runs once a session. Default: 1.",
-        rich_help_panel=LEARNING,
-    ),
-]
-PrefixCacheOption = Annotated[
-    PrefixCache | None,
-    typer.Option(
-        "--prefix-cache",
-        metavar="FORM",
-        help="How the results of the layers below the lowest update are kept on disk during the "
-        f"session: {', '.join(PREFIX_CACHES)}. Default: auto, exact where it pays and fits.",
         rich_help_panel=LEARNING,
     ),
 ]
@@ -356,15 +274,6 @@ Force = Annotated[
 ]
 
 # Output and run
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Threads of computation. Default: all cores.",
-        rich_help_panel=OUTPUT,
-    ),
-]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)
 ]

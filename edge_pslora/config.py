@@ -19,6 +19,7 @@ PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bf16")
 PREFIX_CACHES: tuple[PrefixCache, ...] = ("auto", "off", "exact", "bf16", "int8")
 
 MERGE_RULES: tuple[MergeRule, ...] = (
@@ -211,6 +212,7 @@ class EngineConfig:
         size, depth, kept = self.micro_batch, self.adapt_depth, self.prefix_cache
         _require(size is None or size >= 1, "--micro-batch", "at least 1", size)
         _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
+        _require(self.precision in PRECISIONS, "--precision", ", ".join(PRECISIONS), self.precision)
         _require(kept in PREFIX_CACHES, "--prefix-cache", ", ".join(PREFIX_CACHES), kept)
 
 

@@ -15,6 +15,7 @@ HEAP_WASTE = 2.2
 # what tensors do not show: kernels' own buffers, the allocator's rounding
 KERNEL_SHARE = 1.1
 MARGIN = 24 << 20  # of a process from run to run
+FOUND_WITH = 5  # samples with which the cut is looked for (training/prefix_cut.py)
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,27 @@ def peaks(found: Footprint, micro: int, batch: int, way: Way, *, returning: bool
     base = found.resident + MARGIN
     return {
         "features": base + found.results + int(waste * found.features.at(batch)),
-        "training": base + found.results + found.trained + int(waste * way.step.at(micro)),
+        # what lies below the adapters is computed in float32, as features are
+        "training": base
+        + found.results
+        + found.trained
+        + int(waste * max(way.step.at(micro), found.features.at(micro))),
         "merging": base + found.results + found.trained + found.merging,
         "exporting": base + found.trained + found.exporting,
         "checking": base + int(KERNEL_SHARE * found.proving.at(batch)),
     }
+
+
+def finding_peak(found: Footprint) -> int:
+    """The process's largest resident memory while it is found where training can start.
+
+    Five samples go through in float32, with what autograd keeps and a copy of every result, which is at
+    most as much again. The process gives memory back at once then.
+    """
+    largest = max(
+        way.step.at(FOUND_WITH) * (2 if way.precision == "float32" else 4) for way in found.ways
+    )
+    return found.resident + MARGIN + int(KERNEL_SHARE * largest)
 
 
 def choose(

@@ -9,6 +9,7 @@ from edge_pslora.errors import BudgetError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.wear import folder_bytes
 from edge_pslora.training.targets import Target
+from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
 
 # report, card, manifest, the graph without its weights
@@ -30,6 +31,21 @@ def session_bytes(model: LoadedModel, targets: tuple[Target, ...], config: Adapt
     return published_bytes(model, config) + trained + 2 * 3 * trained
 
 
+def kept_bytes(workspace: Workspace) -> int:
+    """What is there without work in progress: a run replaces it, or goes on with it."""
+    return folder_bytes(workspace.path) - folder_bytes(workspace.path / layout.STAGING)
+
+
+def disk_left(
+    workspace: Workspace, model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig
+) -> int | None:
+    """What the session leaves of --disk-budget; None: there is none."""
+    limit = config.budget.disk_bytes
+    if limit is None:
+        return None
+    return limit - kept_bytes(workspace) - session_bytes(model, targets, config)
+
+
 def require_disk(
     workspace: Workspace, model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig
 ) -> None:
@@ -37,7 +53,7 @@ def require_disk(
     limit = config.budget.disk_bytes
     if limit is None:
         return
-    used = folder_bytes(workspace.path)
+    used = kept_bytes(workspace)
     needed = used + session_bytes(model, targets, config)
     if needed > limit:
         raise BudgetError(

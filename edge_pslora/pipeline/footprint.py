@@ -15,6 +15,7 @@ from edge_pslora.models.types import Backbone, LoadedModel
 from edge_pslora.pipeline.resources import rss_bytes
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.allocator import give_back
+from edge_pslora.training.checkpointing import blocks
 from edge_pslora.training.inject import Adapter, new_adapters
 from edge_pslora.training.live_bytes import LiveBytes
 from edge_pslora.training.memory import Memory
@@ -33,6 +34,7 @@ TRACED_COPIES, PATCHED_COPIES, PROVEN_COPIES = 2, 2, 2
 # float32 numbers for each one trained: value, gradient, two moments, and the last good state of three,
 # twice while it is renewed
 TRAINED_COPIES = 10
+RESIDENT_STEP = 16 << 20
 MERGE_COPIES = 5  # of the adapted weights: past, updates, their sums, what is kept, one at work
 
 
@@ -49,10 +51,13 @@ class Known:
 
 
 def ways_of(
-    precisions: Sequence[UsedPrecision], config: AdaptConfig
+    precisions: Sequence[UsedPrecision], config: AdaptConfig, *, repeats: bool
 ) -> list[tuple[UsedPrecision, bool]]:
-    """(precision, checkpointing), the fastest first: computing forward twice costs a third."""
-    wanted = config.engine.checkpointing
+    """(precision, checkpointing), the fastest first: computing forward twice costs a third.
+
+    repeats: the model has blocks whose activations can be computed again.
+    """
+    wanted = config.engine.checkpointing if repeats else False
     again = (False, True) if wanted is None else (wanted,)
     return [(precision, twice) for precision in precisions for twice in again]
 
@@ -62,8 +67,9 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
     model, config = known.model, known.config
     adapters = _adapters(known)
     size = config.train.batch_size
-    plans = [TrainingPlan(size, size, *way) for way in ways_of(precisions, config)]
-    ways = [_way(known, adapters, plan) for plan in plans]
+    ways = ways_of(precisions, config, repeats=bool(blocks(model.backbone.model)))
+    plans = [TrainingPlan(size, size, *way) for way in ways]
+    taken = [_way(known, adapters, plan) for plan in plans]
     features = _measured(known, lambda inputs: _forward(model.backbone, inputs))
     weights = sum(p.numel() for p in model.backbone.model.parameters()) * 4
     adapted = [4 * t.shape[0] * t.shape[1] for t in known.targets]
@@ -74,7 +80,8 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
     del adapters
     give_back()
     return Footprint(
-        resident=rss_bytes(),
+        # in steps, so that the same session is planned alike from run to run
+        resident=-(-rss_bytes() // RESIDENT_STEP) * RESIDENT_STEP,
         features=features,
         results=_results(known),
         trained=TRAINED_COPIES * trained + 3 * largest + cache,
@@ -88,7 +95,7 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
             + features.fixed,
             features.each,
         ),
-        ways=tuple(way for way in ways if way is not None),
+        ways=tuple(way for way in taken if way is not None),
     )
 
 
@@ -119,7 +126,8 @@ def _way(known: Known, adapters: Mapping[str, Adapter], plan: TrainingPlan) -> W
     wanted = None if task.has_head else task.encode(known.data.targets[:2], labels)
     with ExitStack() as stack:
         few = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
-        if stack.enter_context(stepping(backbone, adapters, plan, few)):
+        required = known.config.engine.precision == "bf16"
+        if stack.enter_context(stepping(backbone, adapters, plan, few, required)):
             return None
         loss = stack.enter_context(
             session_loss(task, backbone, adapters, inputs, known.config, plan)

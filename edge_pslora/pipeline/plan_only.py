@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
-from edge_pslora.pipeline.disk import session_bytes
+from edge_pslora.pipeline.disk import disk_left, kept_bytes, require_disk, session_bytes
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.opening import (
     ModelRequest,
@@ -23,9 +24,9 @@ from edge_pslora.pipeline.opening import (
     open_existing,
 )
 from edge_pslora.pipeline.planning import described_plan, make_plan
+from edge_pslora.pipeline.prefix import plan_prefix, room_for_rows, rows_bytes
 from edge_pslora.pipeline.preparing import parts, start_from, with_targets
 from edge_pslora.pipeline.reading import kept_options, read_for
-from edge_pslora.pipeline.wear import folder_bytes
 from edge_pslora.training.session import SessionData
 from edge_pslora.workspace.workspace import Workspace
 
@@ -43,7 +44,7 @@ def plan_session(
     """As `adapt`, up to the first step: the plan, its line, stage -> peak bytes, and bytes on disk.
 
     Raises:
-        BudgetError: no plan keeps --ram-budget.
+        BudgetError: no plan keeps --ram-budget or --disk-budget.
         EdgePsloraError: as `adapt`.
     """
     config = config or AdaptConfig()
@@ -63,14 +64,20 @@ def plan_session(
         samples = SessionData(loaded.encoder.encode(train), train.targets)
         encoded = loaded.encoder.encode(held)  # `adapt` holds them too
         plan, peaks = make_plan(Known(loaded, memory, targets, samples, config, parent is None))
+        require_disk(opened.workspace, loaded, targets, config)
+        room = room_for_rows(path, disk_left(opened.workspace, loaded, targets, config))
+        prefix = plan_prefix(loaded, memory, samples.inputs, config, plan, room)
+        plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
         return {
             "plan": plan.to_dict(),
             "line": described_plan(plan, config),
             "samples": len(train),
             "holdout_samples": len(encoded),
             "peaks": peaks,
-            "disk_bytes": folder_bytes(opened.workspace.path)
-            + session_bytes(loaded, targets, config),
+            "notes": [prefix.note] if prefix.note else [],
+            "disk_bytes": kept_bytes(opened.workspace)
+            + session_bytes(loaded, targets, config)
+            + rows_bytes(prefix, samples.inputs),
         }
 
 

@@ -6,11 +6,14 @@ that a resumed run goes on with it, whatever its own process measures.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import nn
+
 from edge_pslora.config import AdaptConfig
-from edge_pslora.core.footprint import Choice, Footprint, choose, least
+from edge_pslora.core.footprint import Choice, Footprint, choose, finding_peak, least
 from edge_pslora.errors import BudgetError, WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.footprint import Known, measure
@@ -23,8 +26,9 @@ from edge_pslora.workspace import durable, strict_json
 from edge_pslora.workspace.staging import Staged
 
 PLAN_FILE = "plan.json"
-# a smaller network spends its time between products, not in them
-SMALL_MODEL = 1_000_000
+# bf16 pays where the time goes into large products: converting what goes in and out is the same for all.
+# Rows and columns of a matrix that counts, and numbers in all of them from which on it is chosen.
+LARGE_SIDE, LARGE_PRODUCTS = 128, 1_000_000
 # what the bf16 kernels bring along and keep (measured on MiniLM): with less room they are not tried
 BF16_KERNELS = 150 << 20
 ROUND = 8 << 20  # the least that would do is said with so much room, and then does
@@ -35,8 +39,23 @@ def precisions(model: LoadedModel, config: AdaptConfig) -> tuple[UsedPrecision, 
     wanted = config.engine.precision
     if wanted != "auto":
         return (wanted,)
-    numbers = sum(p.numel() for p in model.backbone.model.parameters())
-    return ("bf16", "float32") if numbers >= SMALL_MODEL and has_bf16() else ("float32",)
+    return ("bf16", "float32") if _is_large(model) and has_bf16() else ("float32",)
+
+
+def _is_large(model: LoadedModel) -> bool:
+    """Whether its products are large: decided by the sizes of its matrices, never by a clock."""
+    module = model.backbone.model
+    tables = {
+        id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    sizes = (
+        p.numel()
+        for p in module.parameters()
+        if p.dim() >= 2
+        and id(p) not in tables
+        and min(p.shape[0], p.numel() // max(p.shape[0], 1)) >= LARGE_SIDE
+    )
+    return sum(sizes) >= LARGE_PRODUCTS
 
 
 def unplanned(model: LoadedModel, config: AdaptConfig) -> TrainingPlan:
@@ -48,6 +67,7 @@ def unplanned(model: LoadedModel, config: AdaptConfig) -> TrainingPlan:
         feature_batch=size,
         precision=precisions(model, config)[0],
         checkpointing=bool(engine.checkpointing),
+        cut=True,
     )
 
 
@@ -67,7 +87,10 @@ def make_plan(known: Known) -> tuple[TrainingPlan, dict[str, int]]:
     choice = choose(found, size, budget, micro)
     if choice is None or (budget is not None and peak_rss_bytes() > budget):
         raise _too_little(budget or 0, least(found, size, micro))
-    return as_plan(choice), dict(choice.peaks)
+    plan = as_plan(choice)
+    if config.engine.checkpointing:
+        plan = replace(plan, checkpointing=True)  # a model without blocks: training says so
+    return replace(plan, cut=budget is None or finding_peak(found) <= budget), dict(choice.peaks)
 
 
 def _measured(known: Known, budget: int | None) -> Footprint:

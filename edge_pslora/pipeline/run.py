@@ -25,7 +25,7 @@ from edge_pslora.pipeline.candidate import (
     session_metrics,
     write_candidate,
 )
-from edge_pslora.pipeline.disk import check_disk, published_bytes, require_disk
+from edge_pslora.pipeline.disk import check_disk, disk_left, published_bytes, require_disk
 from edge_pslora.pipeline.eligibility import Watch
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
@@ -47,7 +47,7 @@ from edge_pslora.pipeline.planning import (
     make_plan,
     unplanned,
 )
-from edge_pslora.pipeline.prefix import session_prefix
+from edge_pslora.pipeline.prefix import open_prefix, plan_prefix, room_for_rows
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
     described,
@@ -189,24 +189,29 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     floats = sum(parameter.numel() for parameter in model.backbone.model.parameters())
     require_room(workspace.path, 4 * floats, config)
     first = parent is None
-    plan = kept_plan(workspace.unfinished(digest))
-    if plan is None:
-        plan = _planned(Known(model, memory, targets, data, config, first))
+    kept = kept_plan(workspace.unfinished(digest))
+    plan = kept or _planned(Known(model, memory, targets, data, config, first))
     require_disk(workspace, model, targets, config)
+    room = (
+        None
+        if kept
+        else room_for_rows(workspace.path, disk_left(workspace, model, targets, config))
+    )
+    prefix = plan_prefix(model, memory, data.inputs, config, plan, room)
+    plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
+    # the staging area goes on with a run only where its parent is still the same
     staged = workspace.begin(digest)
+    keep_plan(staged, plan)
+    apply_plan(plan)
+    for line in (described_plan(plan, config), prefix.note):
+        if line:
+            run.stages.progress.say(line)
     checkpoints = FileCheckpoints(staged.scratch / "training.safetensors")
     wear = CheckpointWear(checkpoints.path, published_bytes(model, config))
-    # the staging area goes on with a run only where its parent is still the same
     with (
         open_base(workspace.base, model) as base_weights,
-        session_prefix(model, memory, data.inputs, config, staged.scratch, digest) as prefix,
+        open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,
     ):
-        plan = replace(plan, prefix=prefix.form)
-        keep_plan(staged, plan)
-        apply_plan(plan)
-        run.stages.progress.say(described_plan(plan, config))
-        if prefix.note:
-            run.stages.progress.say(prefix.note)
         result = run_session(
             model,
             base_weights,
@@ -214,7 +219,8 @@ def _session(run: _Run, digest: str) -> AdaptResult:
             data,
             config,
             plan=plan,
-            prefix=prefix.cache,
+            lower=prefix.lower,
+            prefix=rows,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
             store=checkpoints,
@@ -242,11 +248,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     run.meter.check_memory("export")
     check_disk(workspace.path, config)
     with stage("checking"):
-        rows = plan.feature_batch
-        new = (open_onnx(staged.folder / layout.ONNX, most_rows=rows), result.memory.head)
+        most = plan.feature_batch
+        new = (open_onnx(staged.folder / layout.ONNX, most_rows=most), result.memory.head)
         old = None
         if parent is not None:
-            old = (open_onnx(parent.file(layout.ONNX), most_rows=rows), memory.head)
+            old = (open_onnx(parent.file(layout.ONNX), most_rows=most), memory.head)
         known = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
         sizes = {layer.name: layer.relative_norm for layer in result.layers}

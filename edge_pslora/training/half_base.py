@@ -2,13 +2,14 @@
 
 What is computed in which precision: products of frozen weights, and what lies between them, in bf16;
 normalisation with its own float32 parameters; attention in float32, for torch's backward pass is four
-times slower in bf16; features leave as float32. The low-rank products are done by hand,
-in bf16 and added in place: autograd's way through them makes six more passes over the activations.
+times slower in bf16; features leave as float32. The low-rank products are done by hand, in bf16 and added
+in place: autograd's way through them makes six more passes over the activations. Layers below all that is
+trained (`lower`) stay in float32: kept on the disk or computed again, they must come out the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,13 +28,22 @@ HALF = torch.bfloat16
 
 
 @contextmanager
-def half_base(backbone: Backbone, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """Within the block the backbone computes with W + D in bf16; afterwards with W as it was before."""
+def half_base(
+    backbone: Backbone, adapters: Mapping[str, Adapter], lower: Sequence[str] = ()
+) -> Iterator[None]:
+    """Within the block the backbone computes with W + D in bf16; afterwards with W as it was before.
+
+    lower: names of modules that compute in float32 as ever, none inside another or adapted.
+    """
     model = backbone.model
+    below = {name: model.get_submodule(name) for name in lower}
+    full = {id(p) for module in below.values() for p in module.parameters()}
     own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
     others = {name: a for name, a in adapters.items() if name not in own}
     with ExitStack() as stack:
-        stack.enter_context(halved(halvable(model)))
+        stack.enter_context(halved([p for p in halvable(model) if id(p) not in full]))
+        for module in below.values():
+            stack.enter_context(replaced(module, _full_forward(module.forward)))
         for name, adapter in own.items():
             module = model.get_submodule(name)
             stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
@@ -57,6 +67,39 @@ def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.T
     return half_forward
 
 
+def _full_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """In float32 and in torch's own layout, as outside of training; pictures leave as they came."""
+
+    def full_forward(*args: Any, **kwargs: Any) -> Any:
+        values = (*args, *kwargs.values())
+        with torch.autocast("cpu", enabled=False):
+            output = forward(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+        if any(is_channels_last(value) for value in values) and isinstance(output, torch.Tensor):
+            return (
+                output.contiguous(memory_format=torch.channels_last)
+                if output.dim() == 4
+                else output
+            )
+        return output
+
+    return full_forward
+
+
+def _plain(value: Any) -> Any:
+    value = _full(value)
+    return value.contiguous() if is_channels_last(value) else value
+
+
+def is_channels_last(value: Any) -> bool:
+    """Whether it is a batch of pictures in the layout that bf16 convolutions want."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dim() == 4
+        and not value.is_contiguous()
+        and value.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 class _FullPrecision(TorchFunctionMode):
     """The two operations that are no faster in bf16, in float32 whatever they are given."""
 
@@ -67,7 +110,7 @@ class _FullPrecision(TorchFunctionMode):
         wanted = func is F.scaled_dot_product_attention or (
             func is F.conv2d and _strided_depthwise(*args, **kwargs)
         )
-        if not wanted:
+        if not wanted or not any(_is_half(value) for value in (*args, *kwargs.values())):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):  # it would take them back to bf16
             full = func(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()})
@@ -89,8 +132,12 @@ def _strided_depthwise(
     )
 
 
+def _is_half(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == HALF
+
+
 def _full(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype == HALF else value
+    return value.float() if _is_half(value) else value
 
 
 def _is_product(module: nn.Module, adapter: Adapter) -> bool:

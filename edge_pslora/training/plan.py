@@ -15,7 +15,8 @@ UsedPrefix = Literal["off", "exact", "bf16", "int8"]
 class TrainingPlan:
     """micro_batch: samples in one forward and backward pass of training; feature_batch: of inference.
 
-    prefix: how the activations below the lowest adapter are kept on disk, "off": not at all.
+    cut: whether the layers below all that is trained are told from the others: they compute in float32.
+    prefix: how what they give is kept on disk, "off": not at all.
     peak_bytes: predicted resident memory of the process at its largest, 0 where nothing was predicted.
     returning: freed memory goes back to the system at once (training/allocator.py).
     """
@@ -24,6 +25,7 @@ class TrainingPlan:
     feature_batch: int
     precision: UsedPrecision = "float32"
     checkpointing: bool = False
+    cut: bool = False
     prefix: UsedPrefix = "off"
     peak_bytes: int = 0
     returning: bool = False

@@ -18,6 +18,7 @@ from torch import nn
 
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 from edge_pslora.models.types import Backbone, EncodedInputs
+from edge_pslora.training.half_base import half_base, is_channels_last
 from edge_pslora.training.prefix_trace import Call, trace
 from edge_pslora.training.stand_ins import Answer, CallId, answering, the_tensor, with_tensor
 
@@ -59,6 +60,11 @@ class Cut:
     skipped: tuple[Skipped, ...]
     share: float
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of those whose calls are not computed."""
+        return tuple(dict.fromkeys(s.call[0] for s in (*self.skipped, self.boundary)))
+
     def answers(self, kept: torch.Tensor, longest: int, fill: float = 0.0) -> dict[CallId, Answer]:
         """How the calls are answered where `kept` [B, ...] is what the boundary gives."""
         samples = len(kept)
@@ -69,7 +75,7 @@ class Cut:
 
             def answer(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 nonlocal pictures
-                pictures = pictures or any(_channels_last(a) for a in (*args, *kwargs.values()))
+                pictures = pictures or any(is_channels_last(a) for a in (*args, *kwargs.values()))
                 tensor = kept.new_full((), fill).expand(
                     sizes
                 )  # no memory, and writing into it fails
@@ -110,6 +116,35 @@ def find_cut(
         return _search(backbone, trained, inputs, first, second)
     except FOREIGN_ERRORS as problem:
         return NoCut(f"the model cannot be traced ({first_line(problem)})")
+
+
+def holds_in_half(backbone: Backbone, cut: Cut, inputs: EncodedInputs) -> bool:
+    """Whether steps in bf16 above the cut are the same, bit for bit, with kept rows and without.
+
+    True where the model cannot be computed in bf16 at all: it will be in float32.
+    """
+    order = np.argsort(inputs.lengths(), kind="stable").astype(np.int64)
+    probe = _Probe(backbone, inputs, order[[2, len(order) // 2, -1]])
+    rows: list[torch.Tensor] = []
+
+    def keep(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = forward(*args, **kwargs)
+        kept = the_tensor(output)
+        assert kept is not None
+        rows.extend(kept.clone())
+        return output
+
+    try:
+        with torch.no_grad():
+            with answering(backbone.model, {cut.boundary.call: keep}):
+                backbone(**probe.batch)
+            kept = padded(rows, probe.lengths, cut.boundary.axes)
+            with half_base(backbone, {}, cut.modules):
+                whole = backbone(**probe.batch)
+                found = _replayed(backbone, cut, probe.batch, kept, probe.longest)
+    except FOREIGN_ERRORS:
+        return True
+    return found is not None and torch.equal(whole, found)
 
 
 def _search(
@@ -243,16 +278,6 @@ def _replayed(
             return output
     except FOREIGN_ERRORS:  # it wrote into what was skipped, or looked at its values
         return None
-
-
-def _channels_last(value: Any) -> bool:
-    """Whether it is a batch of pictures in the layout that bf16 convolutions want."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dim() == 4
-        and not value.is_contiguous()
-        and value.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 def padded(

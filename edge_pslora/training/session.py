@@ -10,7 +10,7 @@ solved again. That is the analytic head; what (1) and (4) are for the others, `h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -94,6 +94,7 @@ def run_session(
     config: AdaptConfig,
     *,
     plan: TrainingPlan | None = None,
+    lower: Sequence[str] = (),
     prefix: PrefixCache | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
@@ -108,7 +109,8 @@ def run_session(
 
     Args:
         plan: how it is computed; None: whole batches in float32.
-        prefix: where the activations below the lowest adapter are kept; None: nowhere.
+        lower: modules below all that is trained, which stay in float32 where a step is in bf16.
+        prefix: where the activations that they give are kept; None: nowhere.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
         check: called with every part of a batch; raises NotEligibleError to stop there and then.
@@ -143,7 +145,7 @@ def run_session(
     )
     if prefix is not None and not prefix.complete:
         progress.start("lower layers", len(data.inputs))
-        prefix.fill(model.backbone, data.inputs, plan.feature_batch, lambda n: progress.advance(n))
+        prefix.fill(model.backbone, data.inputs, plan.feature_batch, _counted(progress, check))
         progress.finish()
     clock.lap("features before")
 
@@ -168,7 +170,12 @@ def run_session(
     with ExitStack() as stack:
         notes = stack.enter_context(
             stepping(
-                model.backbone, adapters, plan, probe, required=config.engine.precision == "bf16"
+                model.backbone,
+                adapters,
+                plan,
+                probe,
+                required=config.engine.precision == "bf16",
+                lower=lower,
             )
         )
         loss = stack.enter_context(
@@ -280,18 +287,16 @@ def _features(
     plan: TrainingPlan,
     progress: Progress,
     stage: str,
-    prefix: PrefixCache | None,
-    check: Callable[[], None],
+    prefix: PrefixCache | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    def on_batch(count: int) -> None:
-        check()
-        progress.advance(count)
-
     around: Around = lambda samples: nullcontext()  # noqa: E731
     if prefix is not None and (prefix.exact or not prefix.complete):
         around = partial(prefix.during, backbone)
     progress.start(stage, len(data.inputs))
-    features = extract_features(backbone, data.inputs, plan.feature_batch, on_batch, around)
+    features = extract_features(
+        backbone, data.inputs, plan.feature_batch, _counted(progress, check), around
+    )
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())
@@ -302,6 +307,14 @@ def _features(
             remedy="the old model was kept; look at these samples, or lower --learning-rate",
         )
     return features
+
+
+def _counted(progress: Progress, check: Callable[[], None]) -> Callable[[int], None]:
+    def on_batch(count: int) -> None:
+        check()
+        progress.advance(count)
+
+    return on_batch
 
 
 def _extra_parameters(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -26,6 +26,7 @@ def stepping(
     plan: TrainingPlan,
     probe: dict[str, torch.Tensor],
     required: bool = False,
+    lower: Sequence[str] = (),
 ) -> Iterator[list[str]]:
     """Within the block the backbone computes with W + D of every adapter; afterwards with W, to the bit.
 
@@ -35,13 +36,14 @@ def stepping(
     Args:
         probe: inputs of a few samples.
         required: bf16 was asked for by name.
+        lower: modules that compute in float32 all the same; see `half_base`.
 
     Raises:
         ModelError: bf16 is required and the model cannot.
     """
     notes: list[str] = []
     half = plan.precision == "bf16"
-    if half and (problem := half_problem(backbone, adapters, probe)):
+    if half and (problem := half_problem(backbone, adapters, probe, lower)):
         if required:
             raise ModelError(
                 "--precision bf16",
@@ -52,21 +54,25 @@ def stepping(
         notes.append(f"Training was computed in float32, not in bf16: {problem}.")
         half = False
     with ExitStack() as stack:
-        in_place = half_base(backbone, adapters) if half else injected(backbone.model, adapters)
-        stack.enter_context(in_place)
+        stack.enter_context(
+            half_base(backbone, adapters, lower) if half else injected(backbone.model, adapters)
+        )
         if plan.checkpointing and not stack.enter_context(checkpointed(backbone.model)):
             notes.append("The model repeats no block, so no activation is computed again.")
         yield notes
 
 
 def half_problem(
-    backbone: Backbone, adapters: Mapping[str, Adapter], probe: dict[str, torch.Tensor]
+    backbone: Backbone,
+    adapters: Mapping[str, Adapter],
+    probe: dict[str, torch.Tensor],
+    lower: Sequence[str] = (),
 ) -> str:
     """Why training in bf16 would not do, or "": a forward and a backward pass of the probe is tried."""
     with torch.no_grad():
         expected = backbone(**probe)
     try:
-        with half_base(backbone, adapters):
+        with half_base(backbone, adapters, lower):
             found = backbone(**probe)
             found.sum().backward()
     except (RuntimeError, TypeError) as error:

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import ArrayInputs, blobs, tiny_model
+from tiny import ArrayInputs, TinyBackbone, blobs, tiny_model
+from torch import nn
 
 from edge_pslora.config import AdaptConfig, EngineConfig, LoraConfig, TrainConfig
-from edge_pslora.errors import ModelError, UsageError
+from edge_pslora.errors import BudgetError, ModelError, UsageError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline import prefix as prefix_module
-from edge_pslora.pipeline.prefix import Prefix, session_prefix
+from edge_pslora.pipeline.prefix import PlannedPrefix, open_prefix, plan_prefix, room_for_rows
 from edge_pslora.pipeline.prefix_file import MARK, ROWS
 from edge_pslora.training.memory import Memory, first_memory
+from edge_pslora.training.plan import TrainingPlan
+from edge_pslora.training.prefix_cache import PrefixCache
 from edge_pslora.training.targets import adapted_targets
 
 CONFIG = AdaptConfig(
@@ -25,6 +28,9 @@ CONFIG = AdaptConfig(
     train=TrainConfig(epochs=2),
     engine=EngineConfig(prefix_cache="exact"),
 )
+
+
+PLAN = TrainingPlan(32, 32, cut=True)
 
 
 def _inputs() -> ArrayInputs:
@@ -36,15 +42,20 @@ def _memory(model: LoadedModel, config: AdaptConfig) -> Memory:
     return first_memory(model, targets, config, "classification")
 
 
-def _opened(folder: Path, config: AdaptConfig = CONFIG, run: str = "run", disk: int | None = None):
+def _planned(
+    config: AdaptConfig = CONFIG, room: int | None = 1 << 30, plan: TrainingPlan = PLAN
+) -> PlannedPrefix:
     model = tiny_model()
-    memory = _memory(model, config)
-    return model, session_prefix(model, memory, _inputs(), config, folder, run, disk)
+    return plan_prefix(model, _memory(model, config), _inputs(), config, plan, room)
 
 
-def _fill(found: Prefix, model: LoadedModel) -> None:
-    assert found.cache is not None
-    found.cache.fill(model.backbone, _inputs(), 32, lambda n: None)
+def _opened(folder: Path, config: AdaptConfig = CONFIG, run: str = "run"):
+    return tiny_model(), open_prefix(_planned(config), _inputs(), folder, run)
+
+
+def _fill(found: PrefixCache | None, model: LoadedModel) -> None:
+    assert found is not None
+    found.fill(model.backbone, _inputs(), 32, lambda n: None)
 
 
 class _KilledError(BaseException):
@@ -63,12 +74,12 @@ def _killed_run(folder: Path, samples: int | None = None) -> None:
 def _run_until(folder: Path, samples: int | None) -> None:
     model, session = _opened(folder)
     with session as found:
-        assert found.cache is not None
+        assert found is not None
         if samples is None:
             _fill(found, model)
         else:
             batch = np.arange(samples)
-            with torch.no_grad(), found.cache.during(model.backbone, batch):
+            with torch.no_grad(), found.during(model.backbone, batch):
                 model.backbone(**_inputs().batch(batch))
         raise _KilledError
 
@@ -84,16 +95,16 @@ def test_a_finished_session_leaves_no_file(tmp_path):
 def test_a_killed_run_goes_on_with_all_rows(tmp_path):
     _killed_run(tmp_path)
     with _opened(tmp_path)[1] as found:
-        assert found.cache is not None
-        assert found.cache.complete
+        assert found is not None
+        assert found.complete
 
 
 def test_rows_of_a_run_killed_half_way_are_not_trusted(tmp_path):
     _killed_run(tmp_path, samples=32)
     assert not (tmp_path / MARK).exists()
     with _opened(tmp_path)[1] as found:
-        assert found.cache is not None
-        assert not found.cache.complete
+        assert found is not None
+        assert not found.complete
 
 
 @pytest.mark.parametrize(
@@ -114,38 +125,68 @@ def test_what_changes_the_rows_makes_them_anew(tmp_path, change):
     else:
         (tmp_path / MARK).write_text(json.dumps({"key": 1}))
     with _opened(tmp_path, config, run)[1] as found:
-        assert found.cache is not None
-        assert not found.cache.complete
+        assert found is not None
+        assert not found.complete
 
 
-def test_too_little_disk_is_said_and_a_smaller_form_taken(tmp_path, monkeypatch):
+def test_too_little_disk_is_said_and_changes_no_form(monkeypatch, tmp_path):
     automatic = replace(CONFIG, engine=EngineConfig())
-    sizes = {}
-    for form, disk in (("exact", None), ("bf16", 8000), ("off", 100)):
-        with _opened(tmp_path, automatic, disk=disk)[1] as found:
-            sizes[form] = found.note
-            assert found.form == form
-    assert sizes["exact"] == ""
-    assert "kept in bf16" in sizes["bf16"]
-    assert "no prefix cache: it takes" in sizes["off"]
-    monkeypatch.setattr(prefix_module, "free_bytes", lambda folder: prefix_module.LEFT_FREE + 50)
-    with _opened(tmp_path)[1] as found:
-        assert found.form == "off"
-        assert "50" in found.note
+    found = _planned(automatic)
+    assert (found.form, found.note) == ("exact", "")
+    less = _planned(automatic, room=100)
+    assert less.form == "off"
+    assert less.lower == found.lower
+    assert "no prefix cache: it takes" in less.note
+    for form in ("exact", "bf16", "int8"):
+        asked = replace(CONFIG, engine=EngineConfig(prefix_cache=form))
+        with pytest.raises(BudgetError, match=f"--prefix-cache {form}"):
+            _planned(asked, room=100)
+    free = prefix_module.LEFT_FREE + 50
+    monkeypatch.setattr(prefix_module, "free_bytes", lambda folder: free)
+    assert room_for_rows(tmp_path, None) == 50
+    assert room_for_rows(tmp_path / "not" / "yet", 20) == 20
+    assert room_for_rows(tmp_path, -1) == 0
+
+
+def test_a_resumed_run_keeps_the_form_whatever_is_free():
+    automatic = replace(CONFIG, engine=EngineConfig())
+    for form in ("off", "exact", "bf16"):
+        planned = _planned(automatic, room=None, plan=replace(PLAN, prefix=form))
+        assert planned.form == form
 
 
 def test_no_cache_where_it_cannot_help(tmp_path):
     everything = replace(CONFIG, lora=LoraConfig(target_modules=("*",)))
-    with _opened(tmp_path, everything)[1] as found:
-        assert found.cache is None
-        assert "no prefix cache" in found.note
+    found = _planned(everything)
+    assert found.cut is None
+    assert "no prefix cache" in found.note
     for config in (
         replace(CONFIG, engine=EngineConfig(prefix_cache="off")),
         replace(everything, engine=EngineConfig()),
     ):
-        with _opened(tmp_path, config)[1] as found:
-            assert found == Prefix()
+        found = _planned(config)
+        assert found == PlannedPrefix()
+        with open_prefix(found, _inputs(), tmp_path, "run") as rows:
+            assert rows is None
     assert list(tmp_path.iterdir()) == []
+    assert "memory" in _planned(plan=replace(PLAN, cut=False)).note
+
+
+def test_activations_that_are_computed_twice_are_not_skipped_half():
+    """The recomputation of a block would run what its first pass left out."""
+    model = tiny_model()
+    module = nn.Sequential(
+        *(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)) for _ in range(2))
+    )
+    backbone = TinyBackbone(module).eval().requires_grad_(False)
+    model = replace(model, backbone=backbone, feature_size=6)
+    inside = replace(CONFIG, lora=LoraConfig(rank=2, target_modules=("0.2", "1.*")))
+    memory = _memory(model, inside)
+    for checkpointing in (False, True):
+        plan = replace(PLAN, checkpointing=checkpointing)
+        found = plan_prefix(model, memory, _inputs(), inside, plan, 1 << 30)
+        assert (found.cut is None) == checkpointing
+    assert "computed twice" in found.note
 
 
 def test_settings_are_checked():

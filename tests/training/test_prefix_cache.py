@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from torch import nn
 
 from edge_pslora.config import AdaptConfig, EngineConfig, HeadConfig, LoraConfig, TrainConfig
 from edge_pslora.models.types import LoadedModel
+from edge_pslora.training.half_base import half_base
 from edge_pslora.training.memory import first_memory
-from edge_pslora.training.plan import UsedPrefix
+from edge_pslora.training.plan import UsedPrefix, plain_plan
 from edge_pslora.training.prefix_cache import PrefixCache, cache_bytes
-from edge_pslora.training.prefix_cut import Cut, NoCut, find_cut
+from edge_pslora.training.prefix_cut import Cut, NoCut, find_cut, holds_in_half
 from edge_pslora.training.prefix_rows import FORMS, decode, encode, row_bytes
 from edge_pslora.training.session import SessionData, SessionResult, run_session
 from edge_pslora.training.targets import adapted_targets
@@ -90,13 +92,16 @@ def _cache(model: LoadedModel, form: UsedPrefix = "exact", rows: Rows | None = N
 
 
 def _session(
-    model: LoadedModel, prefix: PrefixCache | None = None, config: AdaptConfig = UPPER
+    model: LoadedModel,
+    prefix: PrefixCache | None = None,
+    config: AdaptConfig = UPPER,
+    **more: Any,
 ) -> SessionResult:
     base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
     targets = adapted_targets(model.backbone.model, config)
     memory = first_memory(model, targets, config, "classification")
     data = SessionData(*_inputs())
-    return run_session(model, base.__getitem__, memory, data, config, prefix=prefix)
+    return run_session(model, base.__getitem__, memory, data, config, prefix=prefix, **more)
 
 
 def _bytes(result: SessionResult) -> bytes:
@@ -125,6 +130,68 @@ def test_an_exact_cache_gives_the_same_bytes_and_computes_the_lower_layers_once(
     assert lowest.samples == len(_inputs()[0]) + 2 * 8
     assert cache.complete
     assert cache.note == ""
+
+
+def _pictures(backbone_seed: int = 0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(backbone_seed)
+        module = Pictures()
+    backbone = TinyBackbone(module).eval().requires_grad_(False)
+    rows = np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32)
+    return backbone, ArrayInputs(rows)
+
+
+class Pictures(nn.Module):
+    """[N, 3, 8, 8] through convolutions; `scale` is read below the cut beside all modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.wide = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.top = nn.Conv2d(8, 16, 1)
+        self.scale: torch.Tensor = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.top(self.wide(self.low(x) * self.scale)).relu().mean((2, 3))
+
+
+def test_steps_in_bf16_are_the_same_to_the_bit_with_kept_rows_and_without():
+    backbone, inputs = _pictures()
+    cut = find_cut(backbone, [backbone.model.top.weight], inputs)
+    assert isinstance(cut, Cut)
+    assert cut.boundary.call == ("wide", 0)
+    assert holds_in_half(backbone, cut, inputs)
+    batch = inputs.batch(np.arange(9))
+    with torch.no_grad(), half_base(backbone, {}):
+        everything = backbone(**batch)
+    with torch.no_grad(), half_base(backbone, {}, cut.modules):
+        upper = backbone(**batch)
+        assert backbone.model.low[0].weight.dtype == torch.float32
+        assert backbone.model.top.weight.dtype == torch.bfloat16
+    assert not torch.equal(everything, upper)
+
+
+def test_what_would_differ_in_bf16_is_seen():
+    """A weight that is read beside all modules is rounded, and the kept rows know nothing of it."""
+    backbone, inputs = _pictures()
+    with torch.no_grad():
+        backbone.model.scale.fill_(1.001)
+    cut = find_cut(backbone, [backbone.model.top.weight], inputs)
+    assert isinstance(cut, Cut)
+    assert not holds_in_half(backbone, cut, inputs)
+
+
+def test_a_session_in_bf16_gives_the_same_bytes_with_a_cache_and_without():
+    plan = replace(plain_plan(UPPER), precision="bf16", cut=True)
+    cut = _cut(tiny_model())
+    assert isinstance(cut, Cut)
+    plain = _session(tiny_model(), plan=plan, lower=cut.modules)
+    model = tiny_model()
+    cache = _cache(model)
+    assert _bytes(_session(model, cache, plan=plan, lower=cut.modules)) == _bytes(plain)
+    assert cache.complete
+    assert _bytes(_session(tiny_model(), plan=plan)) != _bytes(plain)
+    assert _bytes(_session(tiny_model())) != _bytes(plain)
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8"])

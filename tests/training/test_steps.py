@@ -1,4 +1,4 @@
-"""The parts of a step: the optimiser, micro-batches, checkpointed blocks, the loss of tokens in chunks."""
+"""The parts of a step: micro-batches, checkpointed blocks, the loss of tokens in chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from edge_pslora.config import AdaptConfig, LoraConfig, TrainConfig
 from edge_pslora.models.backbones import TransformersBackbone
 from edge_pslora.tasks import TASKS
 from edge_pslora.training import token_loss
-from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.checkpointing import blocks, checkpointed
 from edge_pslora.training.half_base import half_base
 from edge_pslora.training.inject import injected, new_adapters
@@ -25,34 +24,6 @@ from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.session_loss import session_loss
 from edge_pslora.training.targets import find_targets
-
-
-def test_the_optimiser_is_torchs_to_the_bit():
-    torch.manual_seed(0)
-    ours = [
-        nn.Parameter(torch.randn(5, 3)),
-        nn.Parameter(torch.randn(7)),
-        nn.Parameter(torch.ones(2)),
-    ]
-    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    a = AdamW(ours, 1e-2)
-    b = torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.0)
-    for step in range(30):
-        rate = 1e-2 / (step + 1)
-        a.learning_rate = b.param_groups[0]["lr"] = rate
-        a.zero_grad()
-        b.zero_grad()
-        for mine, other in list(zip(ours, theirs, strict=True))[:2]:  # the third has no gradient
-            mine.grad = torch.randn_like(mine) * 10 ** (step % 5 - 2)
-            other.grad = mine.grad.clone()
-        a.step()
-        b.step()
-        assert all(torch.equal(m, o) for m, o in zip(ours, theirs, strict=True))
-    for mine, other in list(zip(ours, theirs, strict=True))[:2]:
-        for name, value in b.state[other].items():
-            assert torch.equal(a.state[mine][name], value), name
-    assert a.state[ours[2]] == {}
-
 
 CONFIG = AdaptConfig(
     lora=LoraConfig(rank=2, alpha=4.0),
