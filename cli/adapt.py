@@ -178,7 +178,6 @@ def adapt(
         # Torch is imported here and not above: --help has to start fast.
         from edge_pslora.models.options import ModelOptions
         from edge_pslora.pipeline import adapt as run_session
-        from edge_pslora.pipeline import plan_session
 
         if nice is not None and hasattr(os, "nice"):
             os.nice(max(0, nice - os.nice(0)))
@@ -196,6 +195,8 @@ def adapt(
             seed=settings.train.seed,
         )
         if plan:
+            from edge_pslora.pipeline import plan_session
+
             planned = plan_session(
                 data,
                 model=model,
