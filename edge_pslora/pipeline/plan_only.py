@@ -14,7 +14,14 @@ from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
-from edge_pslora.pipeline.disk import disk_left, kept_bytes, require_disk, session_bytes
+from edge_pslora.pipeline.disk import (
+    Published,
+    count_labels,
+    disk_left,
+    kept_bytes,
+    require_disk,
+    session_bytes,
+)
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.opening import (
     ModelRequest,
@@ -64,8 +71,9 @@ def plan_session(
         samples = SessionData(loaded.encoder.encode(train), train.targets)
         encoded = loaded.encoder.encode(held)  # `adapt` holds them too
         plan, peaks = make_plan(Known(loaded, memory, targets, samples, config, parent is None))
-        require_disk(opened.workspace, loaded, targets, config)
-        room = room_for_rows(path, disk_left(opened.workspace, loaded, targets, config))
+        published = Published(loaded, targets, count_labels(memory, samples), config)
+        require_disk(opened.workspace, published)
+        room = room_for_rows(path, disk_left(opened.workspace, published))
         prefix = plan_prefix(loaded, memory, samples.inputs, config, plan, room)
         plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
         return {
@@ -76,7 +84,7 @@ def plan_session(
             "peaks": peaks,
             "notes": [prefix.note] if prefix.note else [],
             "disk_bytes": kept_bytes(opened.workspace)
-            + session_bytes(loaded, targets, config)
+            + session_bytes(published)
             + rows_bytes(prefix, samples.inputs),
         }
 

@@ -16,7 +16,7 @@ from edge_pslora.config import AdaptConfig
 from edge_pslora.core.footprint import Choice, Footprint, choose, finding_peak, least
 from edge_pslora.errors import BudgetError, WorkspaceError
 from edge_pslora.models.types import LoadedModel
-from edge_pslora.pipeline.footprint import Known, measure
+from edge_pslora.pipeline.footprint import RESIDENT_STEP, Known, measure
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.training.allocator import keep_freed, return_at_once
 from edge_pslora.training.plan import TrainingPlan, UsedPrecision, UsedPrefix
@@ -31,7 +31,7 @@ PLAN_FILE = "plan.json"
 LARGE_SIDE, LARGE_PRODUCTS = 128, 1_000_000
 # what the bf16 kernels bring along and keep (measured on MiniLM): with less room they are not tried
 BF16_KERNELS = 150 << 20
-ROUND = 8 << 20  # the least that would do is said with so much room, and then does
+ROUND = RESIDENT_STEP  # the least that would do is said with so much room, and then does
 
 
 def precisions(model: LoadedModel, config: AdaptConfig) -> tuple[UsedPrecision, ...]:

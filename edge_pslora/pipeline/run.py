@@ -25,7 +25,14 @@ from edge_pslora.pipeline.candidate import (
     session_metrics,
     write_candidate,
 )
-from edge_pslora.pipeline.disk import check_disk, disk_left, published_bytes, require_disk
+from edge_pslora.pipeline.disk import (
+    Published,
+    check_disk,
+    count_labels,
+    disk_left,
+    published_bytes,
+    require_disk,
+)
 from edge_pslora.pipeline.eligibility import Watch
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
@@ -131,7 +138,6 @@ def adapt(
     with stages.stage("reading"):
         dataset = read_for(Path(data), read, path)
         train, held = parts(dataset, config.train.seed)
-    meter.check_memory("reading the data")
     with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
         require_no_trial(path)
         with stages.stage("loading the model"):
@@ -140,7 +146,6 @@ def adapt(
             else:
                 # not from the held-out samples: they are to say what it does on new ones
                 opened = create(path, request, train, config)
-        meter.check_memory("loading the model")
         past = read_past([Path(a) for a in adapters], opened.model)
         name = task_name(task, Path(data))
         run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, past)
@@ -191,12 +196,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     first = parent is None
     kept = kept_plan(workspace.unfinished(digest))
     plan = kept or _planned(Known(model, memory, targets, data, config, first))
-    require_disk(workspace, model, targets, config)
-    room = (
-        None
-        if kept
-        else room_for_rows(workspace.path, disk_left(workspace, model, targets, config))
-    )
+    published = Published(model, targets, count_labels(memory, data), config)
+    require_disk(workspace, published)
+    room = None if kept else room_for_rows(workspace.path, disk_left(workspace, published))
     prefix = plan_prefix(model, memory, data.inputs, config, plan, room)
     plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
     # the staging area goes on with a run only where its parent is still the same
@@ -207,7 +209,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         if line:
             run.stages.progress.say(line)
     checkpoints = FileCheckpoints(staged.scratch / "training.safetensors")
-    wear = CheckpointWear(checkpoints.path, published_bytes(model, config))
+    wear = CheckpointWear(checkpoints.path, published_bytes(published))
     with (
         open_base(workspace.base, model) as base_weights,
         open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,

@@ -162,6 +162,8 @@ def train(
         with saved_if_stopped():
             log.stop_reason = hooks.stop()
         if log.stop_reason:
+            if position == 0:
+                log.notes.append(f"{log.stop_reason}: it was over before the first step")
             break
         epoch, index = divmod(position, per_epoch)
         if index == 0 or not batches:
