@@ -14,6 +14,7 @@ from edge_pslora.tasks import TASKS
 from edge_pslora.training.memory import Memory
 from edge_pslora.training.session import SessionData
 from edge_pslora.training.targets import Target
+from edge_pslora.units import format_size
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
 
@@ -82,8 +83,9 @@ def require_disk(workspace: Workspace, known: Published) -> None:
     if needed > limit:
         raise BudgetError(
             "--disk-budget",
-            expected=f"at most {limit} bytes",
-            found=f"{used} bytes in the workspace and {needed - used} more for this session",
+            expected=f"at most {format_size(limit)}",
+            found=f"{format_size(used)} in the workspace and {format_size(needed - used)} more for this "
+            "session",
             remedy=f"nothing was changed; allow at least {needed} bytes, or choose a smaller "
             "--history-budget, --anchor-budget or --head-budget",
         )
@@ -95,7 +97,7 @@ def check_disk(folder: Path, config: AdaptConfig) -> None:
     if limit is not None and (used := folder_bytes(folder)) > limit:
         raise BudgetError(
             "--disk-budget",
-            expected=f"at most {limit} bytes",
-            found=f"{used} bytes after the export",
+            expected=f"at most {format_size(limit)}",
+            found=f"{format_size(used)} after the export",
             remedy=f"the old model was kept; allow at least {used} bytes",
         )

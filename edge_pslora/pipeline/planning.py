@@ -129,8 +129,8 @@ def _too_little(budget: int, needed: Choice) -> BudgetError:
     enough = max(needed.peak, peak_rss_bytes()) + ROUND
     return BudgetError(
         "--ram-budget",
-        expected=f"at most {budget} bytes",
-        found=f"{needed.peak} bytes, predicted for {stage} with one sample at a time",
+        expected=f"at most {format_size(budget)}",
+        found=f"{format_size(needed.peak)}, predicted for {stage} with one sample at a time",
         remedy=f"nothing was changed; allow at least {enough} bytes, or use a smaller model or "
         "--max-length",
     )

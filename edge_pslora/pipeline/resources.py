@@ -12,6 +12,7 @@ from pathlib import Path
 from edge_pslora.config import BudgetConfig
 from edge_pslora.errors import BudgetError
 from edge_pslora.pipeline.wear import written_bytes
+from edge_pslora.units import format_size
 
 # kept back for what comes after training: merge, export, checks
 RESERVED_SHARE = 0.2
@@ -66,8 +67,8 @@ class Meter:
         if limit is not None and (peak := peak_rss_bytes()) > limit:
             raise BudgetError(
                 "--ram-budget",
-                expected=f"at most {limit} bytes",
-                found=f"{peak} bytes at {where}",
+                expected=f"at most {format_size(limit)}",
+                found=f"{format_size(peak)} at {where}",
                 remedy=f"nothing was changed; allow at least {peak} bytes, or use a smaller "
                 "--batch-size, --max-length or model",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,32 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def checkpointed(model: nn.Module) -> Iterator[bool]:
-    """Within the block every one of the model's blocks keeps its input alone; False: it has none."""
+def checkpointed(
+    model: nn.Module, within: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[bool]:
+    """Within the block every one of the model's blocks keeps its input alone; False: it has none.
+
+    within: what a block is computed in besides the second time. Autocast torch restores by itself, but a
+    mode for its functions is not in force in a backward pass.
+    """
     found = blocks(model)
     with ExitStack() as stack:
         for block in found:
-            stack.enter_context(replaced(block, _again(block.forward)))
+            stack.enter_context(replaced(block, _again(block.forward, within)))
         yield bool(found)
 
 
-def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _again(
+    forward: Callable[..., Any], within: Callable[[], AbstractContextManager[Any]]
+) -> Callable[..., Any]:
     # nothing is random in a model in eval mode
-    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+    return partial(
+        checkpoint,
+        forward,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), within()),
+    )
 
 
 def _size(module: nn.Module) -> int:

@@ -49,7 +49,7 @@ def half_base(
             stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
         stack.enter_context(injected(model, others))
         stack.enter_context(replaced(backbone, _half_forward(backbone.forward)))
-        stack.enter_context(_FullPrecision())
+        stack.enter_context(FullPrecision())
         yield
 
 
@@ -100,7 +100,7 @@ def is_channels_last(value: Any) -> bool:
     )
 
 
-class _FullPrecision(TorchFunctionMode):
+class FullPrecision(TorchFunctionMode):
     """The two operations that are no faster in bf16, in float32 whatever they are given."""
 
     def __torch_function__(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
 from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone
 from edge_pslora.training.checkpointing import checkpointed
-from edge_pslora.training.half_base import half_base
+from edge_pslora.training.half_base import FullPrecision, half_base
 from edge_pslora.training.inject import Adapter, injected
 from edge_pslora.training.plan import TrainingPlan
 
@@ -57,7 +57,9 @@ def stepping(
         stack.enter_context(
             half_base(backbone, adapters, lower) if half else injected(backbone.model, adapters)
         )
-        if plan.checkpointing and not stack.enter_context(checkpointed(backbone.model)):
+        if plan.checkpointing and not stack.enter_context(
+            checkpointed(backbone.model, FullPrecision if half else nullcontext)
+        ):
             notes.append("The model repeats no block, so no activation is computed again.")
         yield notes
 

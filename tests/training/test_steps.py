@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from edge_pslora.models.backbones import TransformersBackbone
 from edge_pslora.tasks import TASKS
 from edge_pslora.training import token_loss
 from edge_pslora.training.checkpointing import blocks, checkpointed
-from edge_pslora.training.half_base import half_base
+from edge_pslora.training.half_base import FullPrecision, half_base
 from edge_pslora.training.inject import injected, new_adapters
 from edge_pslora.training.memory import first_memory
 from edge_pslora.training.micro import add_gradients, parts
@@ -181,13 +182,23 @@ def test_logits_that_are_more_than_the_layers_output_are_made(cap, names):
     assert width == {50}
 
 
+class Attention(nn.Module):
+    """Of rows [N, 64] to each other, in two heads."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = x.view(1, len(x), 2, 32).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return mixed.transpose(1, 2).reshape(len(x), 64)
+
+
 class Blocks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(1000, 16)
         self.small = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(4)
+            nn.Sequential(nn.Linear(16, 64), Attention(), nn.GELU(), nn.Linear(64, 16))
+            for _ in range(4)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -201,7 +212,7 @@ def test_checkpointing_changes_no_bit_and_keeps_less(half):
     torch.manual_seed(0)
     backbone = TinyBackbone(Blocks()).eval().requires_grad_(False)
     assert blocks(backbone.model) == list(backbone.model.layers)
-    names = [f"layers.{n}.{part}" for n in range(4) for part in (0, 2)]
+    names = [f"layers.{n}.{part}" for n in range(4) for part in (0, 3)]
     targets = find_targets(backbone.model, names)
     adapters = new_adapters(targets, 2, 2.0, torch.Generator().manual_seed(0))
     for adapter in adapters.values():
@@ -231,7 +242,7 @@ def test_checkpointing_changes_no_bit_and_keeps_less(half):
     in_place = half_base(backbone, adapters) if half else injected(backbone.model, adapters)
     with in_place:
         loss, gradients, size = step()
-        with checkpointed(backbone.model) as found:
+        with checkpointed(backbone.model, FullPrecision if half else nullcontext) as found:
             assert found
             again, same, less = step()
     assert torch.equal(loss, again)
