@@ -44,8 +44,9 @@ class Footprint:
 
     resident: of the process as it is. features: of a pass without gradients. results: what such passes
     leave, and the algebra on it. trained: adapters, their gradients, moments and copies. merging: what
-    merge and history take. exporting: tracing, or rewriting, the graph. proving: onnxruntime and
-    torch side by side, by rows at once. ways: the fastest first.
+    merge and history take. left: what the steps and they leave behind. exporting: tracing, or
+    rewriting, the graph. proving: onnxruntime and torch side by side, by rows at once. ways: the fastest
+    first.
     """
 
     resident: int
@@ -53,6 +54,7 @@ class Footprint:
     results: int
     trained: int
     merging: int
+    left: int
     exporting: int
     proving: Growth
     ways: Sequence[Way]
@@ -86,8 +88,8 @@ def peaks(found: Footprint, micro: int, batch: int, way: Way, *, returning: bool
         + found.trained
         + int(waste * max(way.step.at(micro), found.features.at(micro))),
         "merging": base + found.results + found.trained + found.merging,
-        "exporting": base + found.trained + found.exporting,
-        "checking": base + int(KERNEL_SHARE * found.proving.at(batch)),
+        "exporting": base + found.results + found.trained + found.left + found.exporting,
+        "checking": base + found.results + found.left + int(KERNEL_SHARE * found.proving.at(batch)),
     }
 
 

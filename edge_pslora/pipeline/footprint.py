@@ -35,6 +35,9 @@ TRACED_COPIES, PATCHED_COPIES, PROVEN_COPIES = 2, 2, 2
 # twice while it is renewed
 TRAINED_COPIES = 10
 RESIDENT_STEP = 16 << 20
+# after the merge: adapted weights as they are mapped from the base's file, and as they were merged; what
+# kernels and heap keep of the steps (measured on MiniLM: 119 MB in all)
+LEFT_COPIES, LEFT_KERNELS = 2, 48 << 20
 MERGE_COPIES = 5  # of the adapted weights: past, updates, their sums, what is kept, one at work
 
 
@@ -86,6 +89,7 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
         results=_results(known),
         trained=TRAINED_COPIES * trained + 3 * largest + cache,
         merging=MERGE_COPIES * sum(adapted) + 2 * largest,
+        left=LEFT_COPIES * sum(adapted) + LEFT_KERNELS,
         exporting=(EXPORT_LIBRARIES + TRACED_COPIES * weights)
         if known.first
         else RUNTIME_LIBRARIES + PATCHED_COPIES * weights,

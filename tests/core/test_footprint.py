@@ -12,9 +12,7 @@ from edge_pslora.core.footprint import Footprint, Growth, Way, choose, halves, l
 SIZES = st.integers(0, 1 << 28)
 GROWTHS = st.builds(Growth, SIZES, SIZES)
 WAYS = st.builds(Way, st.sampled_from(["bf16", "float32"]), st.booleans(), GROWTHS)
-FOOTPRINTS = st.builds(
-    Footprint, SIZES, GROWTHS, SIZES, SIZES, SIZES, SIZES, GROWTHS, st.lists(WAYS, min_size=1)
-)
+FOOTPRINTS = st.builds(Footprint, SIZES, GROWTHS, *[SIZES] * 5, GROWTHS, st.lists(WAYS, min_size=1))
 
 
 @given(FOOTPRINTS, st.integers(1, 64), st.integers(0, 1 << 36))
