@@ -39,7 +39,7 @@ def published_bytes(known: Published) -> int:
         BudgetError: --history-budget does not hold rank 1 of every layer.
     """
     state = known.model.backbone.model.state_dict().values()
-    weights = sum(t.numel() * t.element_size() for t in state)
+    weights: int = sum(t.numel() * t.element_size() for t in state)
     budget, shapes = known.config.budget, {t.name: t.shape for t in known.targets}
     history = pool_bytes(shapes, budget.history_bytes) + overhead_bytes(shapes)
     side = known.model.feature_size + 1

@@ -142,7 +142,7 @@ def _way(known: Known, adapters: Mapping[str, Adapter], plan: TrainingPlan) -> W
             value = outputs.square().sum()
             if wanted is not None:
                 value = loss(outputs, wanted[: len(outputs)], batch, 1.0)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             for adapter in adapters.values():
                 adapter.A.grad = adapter.B.grad = None
 
