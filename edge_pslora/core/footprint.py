@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# glibc keeps what is freed in its heap, in pieces that the next tensor does not fit: measured on MiniLM
-# and MobileNetV1, steps took 1.3 to 2.1 times what their tensors add up to
-HEAP_WASTE = 2.2
+# glibc keeps what is freed in its heap, in pieces that the next tensor does not fit: steps took 1.3 to 2.1
+# times what their tensors add up to on MiniLM and MobileNetV1, and up to 2.9, another factor each time,
+# with tensors of 19 MB (tests/pipeline/budgets_child.py)
+HEAP_WASTE = 3.0
 # what tensors do not show: kernels' own buffers, the allocator's rounding
 KERNEL_SHARE = 1.1
 MARGIN = 24 << 20  # of a process from run to run
