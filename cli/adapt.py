@@ -260,6 +260,8 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
             f"{format_size(facts['peak_rss_bytes'])} of memory",
         ),
     ]
+    if facts.get("plan"):
+        rows.append(("plan", _plan(facts["plan"])))
     if facts.get("stop_reason"):
         rows.append(("stopped", facts["stop_reason"]))
     if facts["onnx_max_abs_error"] is not None:
@@ -267,6 +269,15 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
     files = columns([(name, path) for name, path in facts["files"].items()])
     notes = [f"note: {note}" for note in facts.get("notes", ())]
     return [headline, *columns(rows), *notes, *(["files", *files] if files else [])]
+
+
+def _plan(plan: dict[str, Any]) -> str:
+    """How it was computed, in words."""
+    parts = [plan["precision"], f"{plan['micro_batch']} samples at once"]
+    parts += ["activations computed twice"] if plan["checkpointing"] else []
+    parts += [f"lower layers once, kept {plan['prefix']}"] if plan["prefix"] != "off" else []
+    parts += [f"{format_size(plan['peak_bytes'])} of memory planned"] if plan["peak_bytes"] else []
+    return ", ".join(parts)
 
 
 def _other_figure(facts: dict[str, Any], name: str) -> str:

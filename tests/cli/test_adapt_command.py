@@ -222,6 +222,17 @@ def test_the_result_for_people(pipeline: Any, capsys: pytest.CaptureFixture[str]
     assert "model.onnx" in out
 
 
+def test_the_plan_of_a_run_is_said(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {"precision": "bf16", "micro_batch": 4, "checkpointing": True, "prefix": "exact"}
+    pipeline.facts |= {"plan": plan | {"peak_bytes": 10**9}}
+    assert main(["adapt", "d"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "bf16, 4 samples at once, activations computed twice, lower layers once, kept exact, "
+        "1.00 GB of memory planned"
+    ) in out
+
+
 def test_what_other_libraries_say_is_held_back(
     pipeline: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
