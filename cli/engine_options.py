@@ -20,7 +20,10 @@ RamBudget = Annotated[
 TimeBudget = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="Most time to take, such as 90s or 1h30m.", rich_help_panel=BUDGETS
+        metavar="TIME",
+        help="Training ends early enough for all to take so long, such as 90s or 1h30m; what was learned "
+        "until then counts.",
+        rich_help_panel=BUDGETS,
     ),
 ]
 DiskBudget = Annotated[
