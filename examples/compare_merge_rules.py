@@ -1,6 +1,6 @@
 """For research: sessions in memory, without a workspace; the merge rules side by side.
 
-    python examples/compare_merge_rules.py
+    python examples/compare_merge_rules.py [--epochs N]
 
 One base network is fitted to the bundled digits 0 to 3. From there, each rule goes through the same
 four sessions (digits 0 to 3, 4 to 6, 7 to 9, then all of them white on black) on the same data and
@@ -10,6 +10,7 @@ averaged over the four sessions at the end, and how much of it was forgotten sin
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,10 @@ def run(source: ModelSource, base: Path, config: AdaptConfig) -> Row:
 
 
 def main() -> None:
-    methods = {rule: replace(CONFIG, merge=rule) for rule in MERGE_RULES}
+    parser = argparse.ArgumentParser(description="The merge rules side by side.")
+    parser.add_argument("--epochs", type=int, default=CONFIG.train.epochs, help="of each session")
+    train = replace(CONFIG.train, epochs=parser.parse_args().epochs)
+    methods = {rule: replace(CONFIG, train=train, merge=rule) for rule in MERGE_RULES}
     plain = replace(methods["none"], stability=StabilityConfig(weight=0.0))
     methods["none, no stability loss"] = plain
     print(f"{'':<24}" + "".join(f"{head:>20}" for head in HEADS))

@@ -14,6 +14,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for children that load onnxruntime alone
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests first, the slowest of all before: no worker waits for another's last.
+
+    Whole modules, so that what a module's tests share is made once.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: (item.path not in slow, "torture" not in item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchFree]:
     """onnxruntime where there is no torch."""
@@ -27,3 +36,11 @@ def _fast_exports() -> None:
         from tests.export_kit import prepare_exports_once
 
         prepare_exports_once()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_commands() -> None:
+    if "edge_pslora.cli.main" in sys.modules:  # some test here runs commands
+        from tests.command_kit import keep_command
+
+        keep_command()

@@ -167,7 +167,7 @@ def test_generate_on_a_device(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_compare_merge_rules():
-    lines = _run("compare_merge_rules.py")
+    lines = _run("compare_merge_rules.py", "--epochs", 1)
     rows = [line.rsplit(maxsplit=4) for line in lines[2:]]
     assert [row[0] for row in rows] == [
         *("max_magnitude", "cumulative", "constructive", "average", "none"),

@@ -18,8 +18,8 @@ from typing import Any
 from edge_pslora.errors import UsageError
 
 REFERENCE = 500  # samples that say what is normal
-LIMIT = 1e6  # c: at most one false alarm in a hundred streams of 10,000 samples
-CHANCE = 3.1  # standard errors below the reference's mean: a chance of one in a thousand
+LIMIT = 2e4  # c: at most one false alarm in 20,000 samples; independent scores gave one in 900,000
+CHANCE = 2.6  # standard errors below the reference's mean: a chance of one in two hundred
 BETS = tuple(0.03 * 1.5**k for k in range(9))  # shares of the largest bet: 0.03 to 0.77
 
 

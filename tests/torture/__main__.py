@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.machine import commit, machine, now
 from edge_pslora.workspace.durable import write_bytes
+from tests.command_kit import warm_command
 from tests.torture.forked import in_processes
 from tests.torture.plan import Plan, Row, Section, format_rows
 from tests.torture.sections import SECTIONS, load_section
@@ -24,6 +25,7 @@ OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "out"
 
 def main() -> int:
     arguments = _parser().parse_args()
+    warm_command()
     if arguments.with_plants:
         return _with_plants(arguments)
     if arguments.rows is not None:
@@ -110,7 +112,13 @@ def _in_process(name: str, arguments: argparse.Namespace) -> tuple[list[Row], fl
         rows = Path(folder) / "rows.json"
         subprocess.run([*command, "--rows", str(rows)], env=environment, check=False)
         found = json.loads(rows.read_text()) if rows.exists() else []
-    return [Row(**row) for row in found], time.monotonic() - began
+    made, took = [Row(**row) for row in found], time.monotonic() - began
+    print(f"{name}: {took:.0f} s", *_missed(made), sep="\n  ", file=sys.stderr, flush=True)
+    return made, took
+
+
+def _missed(rows: list[Row]) -> list[str]:
+    return [f"NOT MET: {r.what}: {r.bad:g} of {r.cases}: {r.note}" for r in rows if not r.met]
 
 
 def _parser() -> argparse.ArgumentParser:

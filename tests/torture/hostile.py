@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.command_kit import warm_command
 from tests.torture.hostile_data import data_tasks, fork_checkers
 from tests.torture.hostile_models import model_tasks
 from tests.torture.hostile_seeds import Seeds, make_seeds
@@ -123,6 +124,7 @@ def warm(seeds: Seeds) -> None:
     import edge_pslora.pipeline.run
     import edge_pslora.update.replay  # noqa: F401
 
+    warm_command()
     for name in (
         "PIL.Image",
         "pyarrow.parquet",

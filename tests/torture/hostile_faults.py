@@ -7,8 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import edge_pslora.cli.main  # noqa: F401 - before the first fork
 from edge_pslora.data import files
+from tests.command_kit import warm_command
 from tests.torture.hostile import PLANTS, row_of
 from tests.torture.hostile_data import CSV, data_tasks
 from tests.torture.mutant_runner import run_mutants
@@ -27,14 +27,16 @@ MUTANTS = (
 def main() -> int:
     task = next(task for task, _ in data_tasks() if task.name == "csv")
     found = {}
+    warm_command()  # before the first fork
     with tempfile.TemporaryDirectory(prefix="torture-faults-") as folder:
         Path(folder).chmod(0o755)
         for name, plant in {"none": lambda: None, **PLANTS}.items():
             readers = dict(files.READERS)
             plant()
-            outcomes = run_mutants(task, MUTANTS, Path(folder) / "run" / "of", SECONDS)
+            some = MUTANTS[:3] if name == "hangs" else MUTANTS  # once is enough to wait for
+            outcomes = run_mutants(task, some, Path(folder) / "run" / "of", SECONDS)
             files.READERS.update(readers)
-            row = row_of(name, outcomes, len(MUTANTS) - 1)
+            row = row_of(name, outcomes, len(some) - 1)
             found[name] = {"met": row.met, "note": row.note}
     sys.stdout.write(json.dumps(found))
     return 0

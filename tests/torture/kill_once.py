@@ -53,26 +53,35 @@ class Ends:
     seconds: float
 
 
-def uninterrupted(scene: Scene, scratch: Path, *, twice: bool) -> Ends:
-    """Runs the scene as it is meant; counts its mutating calls. twice: and sees that it repeats itself."""
+def uninterrupted(
+    scene: Scene, scratch: Path, *, timed: bool, earlier: Snapshot | None = None
+) -> Ends:
+    """Runs the scene as it is meant; counts its mutating calls.
+
+    timed: runs it again without a tracer. earlier: what another run left. All runs must leave the same.
+    """
     folder = scene.copied(scratch / "whole")
     before, served = snapshot(folder, scene.dated), _serving(folder)
+    began = time.monotonic()
     traced = run_traced(lambda: scene.run(folder)[0], folder)
+    seconds = time.monotonic() - began
     if traced.exit != scene.code:
         raise AssertionError(f"{scene.name}: exit {traced.exit}: {scene.run(folder)[1]}")
     after = snapshot(folder, scene.dated)
     ends = (served, _serving(folder))
     shutil.rmtree(folder)
-    if not twice:
-        return Ends(before, after, ends, len(traced.calls), 0.5)
-    timed = scene.copied(scratch / "timed")
-    began = time.monotonic()
-    strike(scene, timed, Kill(seconds=60.0))
-    seconds = time.monotonic() - began
-    again = snapshot(timed, scene.dated)
-    shutil.rmtree(timed)
-    if again != after:
-        raise AssertionError(f"{scene.name}: two whole runs differ: {_difference(again, after)}")
+    others = [] if earlier is None else [earlier]
+    if timed:
+        again = scene.copied(scratch / "timed")
+        began = time.monotonic()
+        strike(scene, again, Kill(seconds=60.0))
+        seconds = time.monotonic() - began
+        others.append(snapshot(again, scene.dated))
+        shutil.rmtree(again)
+    for other in others:
+        if other != after:
+            difference = _difference(other, after)
+            raise AssertionError(f"{scene.name}: two whole runs differ: {difference}")
     return Ends(before, after, ends, len(traced.calls), seconds)
 
 

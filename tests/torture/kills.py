@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.torture import kill_plants, kill_resume
 from tests.torture.forked import fast_folder, in_processes
-from tests.torture.kill_once import Ends, Found, Kill, attempt, uninterrupted
+from tests.torture.kill_once import Ends, Found, Kill, attempt, snapshot, uninterrupted
 from tests.torture.kill_scenes import Materials, Scene, learning_scenes, light_scenes
 from tests.torture.kill_scenes_apply import apply_scenes
 from tests.torture.plan import Plan, Row
@@ -79,8 +79,9 @@ def _every_call(
     rows = []
     for scene in scenes:
         known[scene.name] = ends = _ends(plan, scene, scratch)
-        step = max(1, ends.calls // most) if most else 1
-        kills = [Kill(number) for number in range(1 + plan.seed % step, ends.calls + 1, step)]
+        step = -(-ends.calls // most) if most else 1
+        first = 1 + (step // 2 + plan.seed) % step
+        kills = [Kill(number) for number in range(first, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
         found, note = _tried(tries, scratch)
         note = note or f"{ends.calls} calls"
@@ -94,18 +95,19 @@ def _every_call(
 def _at_random(
     plan: Plan, scenes: Sequence[Scene], known: dict[str, Ends], scratch: Path, count: int
 ) -> list[Row]:
-    """At a random call or a random time; the next try is killed as well in one case of three."""
+    """count: kills, at a random call or a random time; one try in three is killed again."""
     rng = random.Random(plan.seed)
-    tries = []
-    for number in range(count):
+    tries: list[_Try] = []
+    total = 0
+    while total < count:
         scene = rng.choice(scenes)
         ends = known[scene.name]
         times = min(rng.choice((1, 1, 1, 1, 2, 3)), scene.most_kills)
         kills = [_random_kill(rng, ends) for _ in range(times)]
-        tries.append((f"try {number}, {scene.name}", scene, ends, kills))
+        tries.append((f"try {len(tries)}, {scene.name}", scene, ends, kills))
+        total += times
     found, note = _tried(tries, scratch)
     what = "random kills of those with torch" if scenes[0].dated else "random kills"
-    total = sum(len(kills) for _, _, _, kills in tries)
     return [
         Row(f"{what}: mixed", total, sum(bool(f.mixed) for f in found), count, note=note),
         Row(f"{what}: lost", total, sum(bool(f.lost) for f in found), count),
@@ -135,9 +137,10 @@ def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
 
 def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
     """Run once in this process before: what is imported then need not be in each child."""
-    light = not scene.dated
-    if light:  # the others ran here when what scenes start from was made
-        folder = scene.copied(scratch / "warm")
-        scene.run(folder)
-        shutil.rmtree(folder)
-    return uninterrupted(scene, scratch, twice=light or not plan.quick)
+    if scene.dated:  # those ran here when what scenes start from was made
+        return uninterrupted(scene, scratch, timed=not plan.quick)
+    folder = scene.copied(scratch / "warm")
+    scene.run(folder)
+    warm = snapshot(folder)
+    shutil.rmtree(folder)
+    return uninterrupted(scene, scratch, timed=not plan.quick, earlier=warm)

@@ -15,12 +15,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.command_kit import warm_command
 from tests.torture.plan import Plan
 from tests.torture.sections import load_section
 
 
 def main(name: str) -> None:
     section = load_section(name)
+    warm_command()
     found = {"": _fork(name, None)}
     for fault, plant in section.PLANTS.items():
         found[fault] = _fork(name, plant)

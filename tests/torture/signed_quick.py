@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.workspace.durable import write_bytes
+from tests.command_kit import warm_command
 from tests.torture.plan import Plan
 from tests.torture.signed import PARTS, PLANTS, count_parsers, scratch
 from tests.torture.signed_world import World, make_world
@@ -28,6 +29,7 @@ CAUGHT_BY = {
 
 def main(folder: str) -> None:
     plan = Plan(True, Path(folder))
+    warm_command()
     with scratch(plan.scratch) as place:
         world = make_world(place)
         count_parsers()

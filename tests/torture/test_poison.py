@@ -41,6 +41,7 @@ def attempts(begun: tuple[Path, Digits]) -> Callable[..., list[Row]]:
     return attempt
 
 
+@pytest.mark.slow
 def test_no_worse_model_is_promoted_and_honest_sessions_are(tmp_path: Path) -> None:
     rows = poison.run(Plan(quick=True, scratch=tmp_path))
     assert len(rows) > 20
