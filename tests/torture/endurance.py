@@ -138,6 +138,8 @@ def _adaptations(plan: Plan, folder: Path) -> list[Row]:
 
 def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
     growth = 100.0 * (after.rss - before.rss) / before.rss
+    # torch makes itself one empty folder, for all programs and for good
+    left = set(after.temporary) - set(before.temporary)
     note = f"{before.rss >> 10} KiB after {warm}, {after.rss >> 10} KiB at the end"
     return [
         Row(
@@ -150,13 +152,7 @@ def _held_rows(count: int, warm: int, before: _Held, after: _Held) -> list[Row]:
         ),
         Row("descriptors left open", count, after.descriptors - before.descriptors, count),
         Row("threads left", count, after.threads - before.threads, count),
-        Row(
-            "temporary files left",
-            count,
-            len(after.temporary),
-            count,
-            note=" ".join(after.temporary),
-        ),
+        Row("temporary files left", count, len(left), count, note=" ".join(sorted(left)[:5])),
     ]
 
 
@@ -213,7 +209,7 @@ def _held(temporary: Path) -> _Held:
         pages * _PAGE,
         len(list(Path("/proc/self/fd").iterdir())),
         len(list(Path("/proc/self/task").iterdir())),
-        tuple(str(path.relative_to(temporary)) for path in temporary.rglob("*"))[:5],
+        tuple(str(path.relative_to(temporary)) for path in temporary.rglob("*")),
     )
 
 

@@ -94,6 +94,8 @@ def attempt(scene: Scene, ends: Ends, kills: Sequence[Kill], folder: Path) -> Fo
         if kill.number and len(kills) == 1 and code != -signal.SIGKILL:
             found.unhealed.append(f"call {kill.number} was not reached: exit {code}")
         _survivor(scene, folder, ends, found)
+        if scene.learns and code == scene.code:
+            break  # it came to its end before the kill: the next would be another session
     finished = scene.learns and _finished(folder, ends)
     code, printed = scene.run(folder)
     if code != scene.code:
@@ -165,8 +167,9 @@ def _survivor(scene: Scene, folder: Path, ends: Ends, found: Found) -> None:
         if Workspace.exists(folder / "w"):
             opened = Workspace.open(folder / "w")
             found.mixed += opened.status(verify=True)["damage"]
-            if _serving(folder) not in ends.serving:
-                found.lost.append(f"generation {_serving(folder)} serves, not of {ends.serving}")
+            allowed = {*ends.serving, *scene.between}
+            if _serving(folder) not in allowed:
+                found.lost.append(f"generation {_serving(folder)} serves, not of {allowed}")
     except EdgePsloraError as problem:
         found.mixed.append(str(problem))
     _outputs(scene, folder, state, ends, found)

@@ -35,8 +35,9 @@ class Scene:
     """start: copied for each run. code: the exit code. call: in place of a command line.
 
     learns: run again after its end it makes another generation. dated: names of files that differ
-    from run to run. deployed: an ONNX file in one or two parts that is replaced. most_kills: so many
-    in a row, and the next run ends as the first would have.
+    from run to run. between: generations that may serve before the end, on trial. deployed: an ONNX
+    file in one or two parts that is replaced. most_kills: so many in a row, and the next run ends as
+    the first would have.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Scene:
     dated: frozenset[str] = frozenset()
     deployed: str | None = None
     most_kills: int = 3
+    between: tuple[int, ...] = ()
 
     def run(self, folder: Path) -> tuple[int, str]:
         """Exit code, and what was printed."""

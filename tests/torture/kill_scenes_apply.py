@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.torture.kill_scenes import Materials, Scene
 
@@ -26,13 +27,13 @@ def make(run: Callable[..., None]) -> None:
 
 
 def apply_scenes(made: Materials) -> list[Scene]:
-    def scene(name: str, bundle: str, *argv: str, code: int = 0, kills: int = 3) -> Scene:
+    def scene(name: str, bundle: str, *argv: str, code: int = 0, **more: Any) -> Scene:
         parts = {"bundle": f"bundle-{bundle}", "root.json": "keys/root.json"}
         if bundle != "1":
             parts["w"] = "device"
         start: Path = made.start(name, parts)
         command = ("apply", "w", "--from", "bundle", *argv, "--json")
-        return Scene(name, start, command, code, most_kills=kills)
+        return Scene(name, start, command, code, **more)
 
     at_once = ("--health-interval", "0s")
     return [
@@ -40,6 +41,6 @@ def apply_scenes(made: Materials) -> list[Scene]:
         scene("apply, full", "full", "--no-check"),
         scene("apply, delta", "delta", "--no-check"),
         # a third try that is killed in its health check is the third failure: it goes back
-        scene("apply, trial", "full", "--health-check", _HEALTHY, *at_once, kills=2),
-        scene("apply, back", "delta", "--health-check", _ILL, *at_once, code=3),
+        scene("apply, trial", "full", "--health-check", _HEALTHY, *at_once, most_kills=2),
+        scene("apply, back", "delta", "--health-check", _ILL, *at_once, code=3, between=(2,)),
     ]

@@ -24,6 +24,7 @@ from tests.torture.tracer import permitted
 PLANTS = kill_plants.PLANTS
 _RANDOM_LIGHT, _RANDOM_LEARNING = 9_700, 300
 _READY_SECONDS = 120.0
+_SAID = {"mixed": "mixed", "lost": "lost", "unhealed": "not healed by one run"}
 
 
 def run(plan: Plan) -> list[Row]:
@@ -83,9 +84,9 @@ def _every_call(
         first = 1 + (step // 2 + plan.seed) % step
         kills = [Kill(number) for number in range(first, ends.calls + 1, step)]
         tries = [(f"call {kill.number}", scene, ends, [kill]) for kill in kills]
-        found, note = _tried(tries, scratch)
-        note = note or f"{ends.calls} calls"
-        bad = sum(bool(one.all()) for one in found)
+        found = _tried(tries, scratch)
+        wrong = [f"{name}: {one.all()[0]}" for name, one in found if one.all()]
+        note, bad = wrong[0] if wrong else f"{ends.calls} calls", len(wrong)
         rows.append(
             Row(f"{scene.name}: killed at each call", len(kills), bad, len(kills), note=note)
         )
@@ -104,15 +105,17 @@ def _at_random(
         ends = known[scene.name]
         times = min(rng.choice((1, 1, 1, 1, 2, 3)), scene.most_kills)
         kills = [_random_kill(rng, ends) for _ in range(times)]
-        tries.append((f"try {len(tries)}, {scene.name}", scene, ends, kills))
+        when = ", ".join(f"call {k.number}" if k.number else f"{k.seconds:.3f} s" for k in kills)
+        tries.append((f"try {len(tries)}, {scene.name}, {when}", scene, ends, kills))
         total += times
-    found, note = _tried(tries, scratch)
-    what = "random kills of those with torch" if scenes[0].dated else "random kills"
-    return [
-        Row(f"{what}: mixed", total, sum(bool(f.mixed) for f in found), count, note=note),
-        Row(f"{what}: lost", total, sum(bool(f.lost) for f in found), count),
-        Row(f"{what}: not healed by one run", total, sum(bool(f.unhealed) for f in found), count),
-    ]
+    found = _tried(tries, scratch)
+    kind = "random kills of those with torch" if scenes[0].dated else "random kills"
+    rows = []
+    for what in ("mixed", "lost", "unhealed"):
+        wrong = [f"{name}: {getattr(one, what)[0]}" for name, one in found if getattr(one, what)]
+        note = wrong[0] if wrong else ""
+        rows.append(Row(f"{kind}: {_SAID[what]}", total, len(wrong), count, note=note))
+    return rows
 
 
 def _random_kill(rng: random.Random, ends: Ends) -> Kill:
@@ -124,15 +127,11 @@ def _random_kill(rng: random.Random, ends: Ends) -> Kill:
 _Try = tuple[str, Scene, Ends, list[Kill]]
 
 
-def _tried(tries: Sequence[_Try], scratch: Path) -> tuple[list[Found], str]:
-    """What was found, and the first thing that was wrong."""
-    found, note = [], ""
-    for name, scene, ends, kills in tries:
-        one = attempt(scene, ends, kills, scratch / "tried")
-        found.append(one)
-        if one.all() and not note:
-            note = f"{name}: {one.all()[0]}"
-    return found, note
+def _tried(tries: Sequence[_Try], scratch: Path) -> list[tuple[str, Found]]:
+    """Of each try its name and what was wrong."""
+    return [
+        (name, attempt(scene, ends, kills, scratch / "tried")) for name, scene, ends, kills in tries
+    ]
 
 
 def _ends(plan: Plan, scene: Scene, scratch: Path) -> Ends:
