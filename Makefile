@@ -7,7 +7,7 @@ DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
 .PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
-.PHONY: bench-heads bench-export torture clean
+.PHONY: bench-heads bench-export bench-train torture clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -67,6 +67,10 @@ bench-core: $(VENV)/.minilm
 # What each form of export is in bytes, to load and to run; patches and deltas (docs/EXPORTS.md).
 bench-export: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.export $(BENCH)
+
+# What a session costs in time, CPU seconds and memory beside PEFT in a plain loop (docs/ENGINE.md).
+bench-train: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.train $(BENCH)
 
 # Everything that must never happen, tried thousands of times (docs/threat-model.md); QUICK=1: in minutes.
 # Some sections: make torture TORTURE='kills power'

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from edge_pslora.cli import data_options as d
+from edge_pslora.cli import engine_options as e
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
 from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result
 from edge_pslora.cli.quiet import working
-from edge_pslora.cli.settings import adapt_config, per_channel, without_samples
+from edge_pslora.cli.settings import adapt_config, eligibility, per_channel, without_samples
 from edge_pslora.errors import GateRefusedError
 from edge_pslora.units import format_duration, format_size
 
@@ -49,8 +51,15 @@ def adapt(
     history_budget: o.HistoryBudget = None,
     anchor_budget: o.AnchorBudget = None,
     head_budget: o.HeadBudget = None,
-    ram_budget: o.RamBudget = None,
-    time_budget: o.TimeBudget = None,
+    ram_budget: e.RamBudget = None,
+    time_budget: e.TimeBudget = None,
+    disk_budget: e.DiskBudget = None,
+    plan: e.PlanOnly = False,
+    only_on_power: e.OnlyOnPower = False,
+    min_battery: e.MinBattery = None,
+    max_temperature: e.MaxTemperature = None,
+    max_load: e.MaxLoad = None,
+    min_free: e.MinFree = None,
     preset: o.Preset = "default",
     rank: o.Rank = None,
     alpha: o.Alpha = None,
@@ -62,6 +71,9 @@ def adapt(
     class_balance: o.ClassBalanceOption = None,
     label_template: o.LabelTemplate = None,
     train_norms: o.TrainNorms = False,
+    early_stop: o.EarlyStop = False,
+    label_smoothing: o.LabelSmoothing = None,
+    balanced_sampling: o.BalancedSampling = False,
     seed: o.Seed = None,
     merge: o.Merge = None,
     factors: o.Factors = None,
@@ -73,9 +85,15 @@ def adapt(
     stability_every: o.StabilityEvery = None,
     stability_stride: o.StabilityStride = None,
     stability_cache: o.StabilityCache = None,
+    adapt_depth: o.AdaptDepth = None,
+    precision: e.PrecisionOption = None,
+    micro_batch: e.MicroBatch = None,
+    checkpointing: e.Checkpointing = None,
+    prefix_cache: e.PrefixCacheOption = None,
     max_forgetting: o.MaxForgetting = None,
     force: o.Force = False,
-    threads: o.Threads = None,
+    threads: e.Threads = None,
+    nice: e.Nice = None,
     config: Config = None,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -98,6 +116,9 @@ def adapt(
             "learning_rate": learning_rate,
             "max_length": max_length,
             "train_norms": train_norms or None,
+            "early_stop": early_stop or None,
+            "label_smoothing": label_smoothing,
+            "balanced_sampling": balanced_sampling or None,
             "seed": seed,
             "head": head,
             "ridge": ridge,
@@ -113,11 +134,17 @@ def adapt(
             "stability_every": stability_every,
             "stability_stride": stability_stride,
             "stability_cache": stability_cache,
+            "adapt_depth": adapt_depth,
+            "precision": precision,
+            "micro_batch": micro_batch,
+            "checkpointing": checkpointing,
+            "prefix_cache": prefix_cache,
             "history_budget": history_budget,
             "anchor_budget": without_samples(anchor_budget) if no_keep_samples else anchor_budget,
             "head_budget": head_budget,
             "ram_budget": ram_budget,
             "time_budget": time_budget,
+            "disk_budget": disk_budget,
             "max_forgetting": max_forgetting,
             "force": force or None,
         },
@@ -138,6 +165,13 @@ def adapt(
         keep_duplicates=keep_duplicates,
         keep_samples=not no_keep_samples,
     )
+    may_learn = eligibility(
+        only_on_power=only_on_power,
+        min_battery=min_battery,
+        max_temperature=max_temperature,
+        max_load=max_load,
+        min_free=min_free,
+    )
     mean = per_channel(image_mean, "--image-mean")
     std = per_channel(image_std, "--image-std")
     with working(quiet=quiet, debug=debug) as progress:
@@ -145,34 +179,61 @@ def adapt(
         from edge_pslora.models.options import ModelOptions
         from edge_pslora.pipeline import adapt as run_session
 
+        if nice is not None and hasattr(os, "nice"):
+            os.nice(max(0, nice - os.nice(0)))
         if threads is not None:
             import torch
 
             torch.set_num_threads(threads)
-        result = run_session(
-            data,
-            model=model,
-            weights=weights,
-            adapters=tuple(adapter or ()),
-            workspace=workspace,
-            task=task,
-            config=settings,
-            read=read,
-            model_options=ModelOptions(
-                max_length=settings.train.max_length,
-                image_size=image_size,
-                clip_seconds=clip_seconds,
-                image_mean=mean,
-                image_std=std,
-                head_module=head_module,
-                seed=settings.train.seed,
-            ),
-            progress=progress,
+        options = ModelOptions(
+            max_length=settings.train.max_length,
+            image_size=image_size,
+            clip_seconds=clip_seconds,
+            image_mean=mean,
+            image_std=std,
+            head_module=head_module,
+            seed=settings.train.seed,
         )
+        if plan:
+            from edge_pslora.pipeline import plan_session
+
+            planned = plan_session(
+                data,
+                model=model,
+                weights=weights,
+                workspace=workspace,
+                config=settings,
+                read=read,
+                model_options=options,
+            )
+        else:
+            result = run_session(
+                data,
+                model=model,
+                weights=weights,
+                adapters=tuple(adapter or ()),
+                workspace=workspace,
+                task=task,
+                config=settings,
+                read=read,
+                model_options=options,
+                progress=progress,
+                eligibility=may_learn,
+            )
+    if plan:  # what is printed above is held back
+        show_plan(planned, as_json=as_json)
+        return
     facts = result.to_dict()
     print_result(facts, describe(facts, workspace), as_json=as_json)
     if not facts["promoted"]:
         raise typer.Exit(GateRefusedError.exit_code)
+
+
+def show_plan(facts: dict[str, Any], *, as_json: bool) -> None:
+    """What `--plan` prints."""
+    peaks = columns([(stage, format_size(size)) for stage, size in facts["peaks"].items()])
+    disk = f"disk: at most {format_size(facts['disk_bytes'])} for the workspace"
+    print_result(facts, [facts["line"], "memory at its largest", *peaks, disk], as_json=as_json)
 
 
 def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
@@ -199,6 +260,8 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
             f"{format_size(facts['peak_rss_bytes'])} of memory",
         ),
     ]
+    if facts.get("plan"):
+        rows.append(("plan", _plan(facts["plan"])))
     if facts.get("stop_reason"):
         rows.append(("stopped", facts["stop_reason"]))
     if facts["onnx_max_abs_error"] is not None:
@@ -206,6 +269,15 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
     files = columns([(name, path) for name, path in facts["files"].items()])
     notes = [f"note: {note}" for note in facts.get("notes", ())]
     return [headline, *columns(rows), *notes, *(["files", *files] if files else [])]
+
+
+def _plan(plan: dict[str, Any]) -> str:
+    """How it was computed, in words."""
+    parts = [plan["precision"], f"{plan['micro_batch']} samples at once"]
+    parts += ["activations computed twice"] if plan["checkpointing"] else []
+    parts += [f"lower layers once, kept {plan['prefix']}"] if plan["prefix"] != "off" else []
+    parts += [f"{format_size(plan['peak_bytes'])} of memory planned"] if plan["peak_bytes"] else []
+    return ", ".join(parts)
 
 
 def _other_figure(facts: dict[str, Any], name: str) -> str:

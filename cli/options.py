@@ -53,16 +53,6 @@ HeadBudget = Annotated[
         rich_help_panel=BUDGETS,
     ),
 ]
-RamBudget = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Most memory to use, such as 1GB.", rich_help_panel=BUDGETS),
-]
-TimeBudget = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME", help="Most time to take, such as 90s or 1h30m.", rich_help_panel=BUDGETS
-    ),
-]
 
 # Learning
 Preset = Annotated[
@@ -131,6 +121,40 @@ LabelTemplate = Annotated[
     typer.Option(
         metavar="TEXT",
         help="What a label-text head embeds, such as 'a text about {}'. Default: {}.",
+        rich_help_panel=LEARNING,
+    ),
+]
+EarlyStop = Annotated[
+    bool,
+    typer.Option(
+        "--early-stop",
+        help="Watch a tenth of the samples instead of learning from them, end when their loss no "
+        "longer falls, and keep the best state.",
+        rich_help_panel=LEARNING,
+    ),
+]
+LabelSmoothing = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Share of a target's mass that all labels get alike, 0 to 1. Default: 0.",
+        rich_help_panel=LEARNING,
+    ),
+]
+BalancedSampling = Annotated[
+    bool,
+    typer.Option(
+        "--balanced-sampling",
+        help="Draw the same number of samples from each class in an epoch.",
+        rich_help_panel=LEARNING,
+    ),
+]
+AdaptDepth = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Share of the model's blocks, from the top, that may get an update: 0.5 trains the upper "
+        "half, and the lower one runs once a session. Default: 1.",
         rich_help_panel=LEARNING,
     ),
 ]
@@ -250,15 +274,6 @@ Force = Annotated[
 ]
 
 # Output and run
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Threads of computation. Default: all cores.",
-        rich_help_panel=OUTPUT,
-    ),
-]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)
 ]

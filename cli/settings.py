@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edge_pslora.config import PRESETS, AdaptConfig
+from edge_pslora.config import PRESETS, AdaptConfig, EligibilityConfig
 from edge_pslora.errors import UsageError
 from edge_pslora.units import parse_duration, parse_size
 
@@ -22,6 +22,9 @@ _FIELDS = {
     "learning_rate": ("train", "learning_rate"),
     "max_length": ("train", "max_length"),
     "train_norms": ("train", "train_norms"),
+    "early_stop": ("train", "early_stop"),
+    "label_smoothing": ("train", "label_smoothing"),
+    "balanced_sampling": ("train", "balanced_sampling"),
     "seed": ("train", "seed"),
     "head": ("head", "kind"),
     "ridge": ("head", "ridge"),
@@ -36,11 +39,17 @@ _FIELDS = {
     "stability_every": ("stability", "every"),
     "stability_stride": ("stability", "row_stride"),
     "stability_cache": ("stability", "history_cache"),
+    "precision": ("engine", "precision"),
+    "micro_batch": ("engine", "micro_batch"),
+    "checkpointing": ("engine", "checkpointing"),
+    "prefix_cache": ("engine", "prefix_cache"),
+    "adapt_depth": ("engine", "adapt_depth"),
     "history_budget": ("budget", "history_bytes"),
     "anchor_budget": ("budget", "anchor_bytes"),
     "head_budget": ("budget", "head_bytes"),
     "ram_budget": ("budget", "ram_bytes"),
     "time_budget": ("budget", "time_seconds"),
+    "disk_budget": ("budget", "disk_bytes"),
     "max_forgetting": ("gate", "max_forgetting"),
     "force": ("gate", "force"),
 }
@@ -50,6 +59,7 @@ _PARSERS = {
     "head_budget": parse_size,
     "ram_budget": parse_size,
     "time_budget": parse_duration,
+    "disk_budget": parse_size,
 }
 
 
@@ -71,6 +81,45 @@ def adapt_config(preset: str, flags: Mapping[str, Any]) -> AdaptConfig:
         # One replace per flag: the error of a bad value names that flag.
         config = replace(config, **{section or field: value})
     return config
+
+
+def eligibility(
+    *,
+    only_on_power: bool,
+    min_battery: str | None,
+    max_temperature: str | None,
+    max_load: float | None,
+    min_free: str | None,
+) -> EligibilityConfig:
+    """When the device may learn, from "30%", "80C" and "2GB".
+
+    Raises:
+        UsageError: one of them is not understood.
+    """
+    return EligibilityConfig(
+        only_on_power,
+        _with_unit(min_battery, "%", "--min-battery"),
+        _with_unit(max_temperature, "C", "--max-temperature"),
+        max_load,
+        None if min_free is None else parse_size(min_free, "--min-free"),
+    )
+
+
+def _with_unit(text: str | None, unit: str, where: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text.strip().removesuffix(unit))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(
+            where,
+            expected=f"a number such as 50{unit}",
+            found=repr(text),
+            remedy=f"write a number, with or without {unit}",
+        )
+    return number
 
 
 def without_samples(anchor_budget: str | None) -> str:

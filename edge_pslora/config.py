@@ -14,8 +14,13 @@ HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
+Precision = Literal["auto", "float32", "bf16"]
+PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
+
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bf16")
+PREFIX_CACHES: tuple[PrefixCache, ...] = ("auto", "off", "exact", "bf16", "int8")
 
 MERGE_RULES: tuple[MergeRule, ...] = (
     "max_magnitude",
@@ -155,7 +160,12 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser's settings (AdamW on adapter weights; `epochs` passes over the session's data)."""
+    """The optimiser's settings (AdamW on adapter weights; `epochs` passes over the session's data).
+
+    early_stop: a tenth of the session's samples is watched instead of learned from; the state with the
+    least loss there is kept. label_smoothing: share of the mass that all labels get alike.
+    balanced_sampling: an epoch draws the same number of samples from each class.
+    """
 
     learning_rate: float = 5e-4
     epochs: int = 3
@@ -166,13 +176,44 @@ class TrainConfig:
     train_norms: bool = False
     seed: int = 0
     checkpoint_every: int = 50
+    early_stop: bool = False
+    label_smoothing: float = 0.0
+    balanced_sampling: bool = False
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "--learning-rate", "more than 0", self.learning_rate)
         _require(self.epochs >= 0, "--epochs", "zero or more", self.epochs)
         _require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         _require(self.max_length >= 2, "--max-length", "at least 2", self.max_length)
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "--label-smoothing", "a share from 0 to below 1", smoothing)
         _require(0 <= self.seed < 2**32, "--seed", "0 to 4294967295", self.seed)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a session is computed, where TrainConfig says what. None and "auto": planned from the model,
+    the data, the processor and the budgets (training/plan.py has what came of it).
+
+    precision: of the frozen base's products in training; the head's statistics, the merge and all
+    checks stay in float32. micro_batch: samples at once; gradients add up to the batch's.
+    checkpointing: activations are computed again in the backward pass instead of kept.
+    prefix_cache: what is kept of the layers below the lowest adapter, so that they run once a session.
+    adapt_depth: share of the layers, counted from the top, that may get adapters.
+    """
+
+    precision: Precision = "auto"
+    micro_batch: int | None = None
+    checkpointing: bool | None = None
+    prefix_cache: PrefixCache = "auto"
+    adapt_depth: float = 1.0
+
+    def __post_init__(self) -> None:
+        size, depth, kept = self.micro_batch, self.adapt_depth, self.prefix_cache
+        _require(size is None or size >= 1, "--micro-batch", "at least 1", size)
+        _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
+        _require(self.precision in PRECISIONS, "--precision", ", ".join(PRECISIONS), self.precision)
+        _require(kept in PREFIX_CACHES, "--prefix-cache", ", ".join(PREFIX_CACHES), kept)
 
 
 @dataclass(frozen=True)
@@ -180,6 +221,7 @@ class BudgetConfig:
     """Limits in bytes and seconds; None means no limit.
 
     head_bytes: of the features' second moments in the head's file; the label columns come on top.
+    disk_bytes: of the workspace, with what a session needs while it runs.
     """
 
     history_bytes: int = 1_000_000
@@ -187,6 +229,25 @@ class BudgetConfig:
     ram_bytes: int | None = None
     time_seconds: float | None = None
     head_bytes: int = 16_000_000
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EligibilityConfig:
+    """When the device may learn; None and False: always. Nothing of a result depends on it.
+
+    min_battery: percent. max_temperature: degrees Celsius. max_load: of a minute. min_free: bytes.
+    """
+
+    only_on_power: bool = False
+    min_battery: float | None = None
+    max_temperature: float | None = None
+    max_load: float | None = None
+    min_free: int | None = None
+
+    def __post_init__(self) -> None:
+        charge = self.min_battery
+        _require(charge is None or 0 <= charge <= 100, "--min-battery", "0% to 100%", charge)
 
 
 @dataclass(frozen=True)
@@ -220,6 +281,7 @@ class AdaptConfig:
     merge: MergeRule = "constructive"
     head: HeadConfig = field(default_factory=HeadConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

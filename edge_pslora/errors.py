@@ -1,6 +1,7 @@
 """The exceptions of edge-pslora, each tied to one exit code of the command line.
 
     EdgePsloraError            1  failed, nothing changed
+    |-- NotEligibleError          the device may not learn now; the same command goes on later
     |-- UsageError             2  wrong use
     |-- GateRefusedError       3  refused by the gate, the old model still serves
     |-- InputError             4  bad input
@@ -123,3 +124,8 @@ class BudgetError(EdgePsloraError):
     """A memory, history or time budget that cannot be met; `remedy` names the least that would do."""
 
     exit_code = 6
+
+
+class NotEligibleError(EdgePsloraError):
+    """The device may not learn now. Code 1, as nothing was changed and no option is wrong: a timer tries
+    the same command again, and it goes on where it was."""

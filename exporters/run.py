@@ -48,7 +48,8 @@ class OnnxRunner:
     """An open session; see open_onnx.
 
     input_types: name -> dtype, in the file's order. metadata: the file's own, by key. adapter: the one
-    that is active in its runs; None: of a file that takes adapters, the base.
+    that is active in its runs; None: of a file that takes adapters, the base. most_rows: how many samples
+    its user should give it at once.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class OnnxRunner:
     metadata: Mapping[str, str]
     session: Any = field(repr=False)
     adapter: OnnxAdapter | None = None
+    most_rows: int = 32
 
     def using(self, adapter: OnnxAdapter | None) -> OnnxRunner:
         """The same session with another adapter, or none: to switch costs nothing but this object.
@@ -135,12 +137,13 @@ class OnnxRunner:
         )
 
 
-def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
+def open_onnx(path: Path, *, threads: int | None = None, most_rows: int = 32) -> OnnxRunner:
     """Load a file for the CPU provider.
 
     Args:
         path: the .onnx file; its external data lies beside it.
         threads: per operator; None leaves it to onnxruntime (all cores).
+        most_rows: samples that should be given to it at once.
 
     Raises:
         ModelError: the file is missing, damaged, or has inputs of an unknown type.
@@ -177,7 +180,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxRunner:
             )
         types[value.name] = _TYPES[value.type]
     metadata = dict(session.get_modelmeta().custom_metadata_map)
-    return OnnxRunner(path, types, metadata, session)
+    return OnnxRunner(path, types, metadata, session, most_rows=most_rows)
 
 
 def run_onnx(

@@ -19,6 +19,8 @@ PUBLIC = {
     "BudgetConfig",
     "DriftDetector",
     "EdgePsloraError",
+    "EligibilityConfig",
+    "EngineConfig",
     "GateConfig",
     "HeadConfig",
     "LoraConfig",
@@ -68,7 +70,7 @@ def test_public_methods_are_documented():
 def test_arguments_that_callers_rely_on():
     assert _signature("adapt") == [
         "data", "model", "weights", "adapters", "workspace", "task", "config", "read",
-        "model_options", "progress",
+        "model_options", "progress", "eligibility",
     ]  # fmt: skip
     assert _signature("evaluate") == [
         "workspace", "data", "generation", "read", "compare_torch", "model",

@@ -21,6 +21,7 @@ import torch
 from edge_pslora.core.analytic_head import HeadStatistics, bias_penalty, blocks, mean_square
 
 RIDGES = tuple(10 ** (exponent / 2) for exponent in range(-8, 3))  # 1e-4 to 1e1, half decades
+_LEAST_SPREAD = 1e-14  # of the largest l: below it float64 knows no direction
 _LEAST_LEFT = 1e-9  # of 1 - h: a sample that the head follows wherever it goes
 
 
@@ -28,8 +29,9 @@ _LEAST_LEFT = 1e-9  # of 1 - h: a sample that the head follows wherever it goes
 class RidgePath:
     """Statistics in the basis where every ridge solution is diagonal; all float64.
 
-    mean m [d]; vectors V [d, d]; values l [d] >= 0; rotated V^T (Q - m q^T) [d, C], q [C] the bias
+    mean m [d]; vectors V [d, k]; values l [k] >= 0; rotated V^T (Q - m q^T) [k, C], q [C] the bias
     row of Q; level [C]: the mean target; count: n, with the bias's penalty. unit: mu of a ridge of 1.
+    k = d, or fewer where nothing lies in the other directions.
     """
 
     statistics: HeadStatistics
@@ -42,7 +44,7 @@ class RidgePath:
     unit: float
 
     def inverse(self, ridge: float) -> torch.Tensor:
-        """1 / (l + mu) [d]."""
+        """1 / (l + mu) [k]."""
         tiny = torch.finfo(torch.float64).tiny
         return 1 / (self.values + max(self.unit * ridge, tiny))
 
@@ -66,16 +68,49 @@ class LeaveOneOut:
 def ridge_path(statistics: HeadStatistics) -> RidgePath:
     """One eigendecomposition, O(d^3)."""
     size = statistics.gram.shape[0] - 1
-    count = float(statistics.gram[size, size]) + bias_penalty(statistics)
-    mean = statistics.gram[:size, size] / count
+    count, mean = _centre(statistics)
     scatter = statistics.gram[:size, :size] - count * torch.outer(mean, mean)
     values, vectors = torch.linalg.eigh(scatter)
+    return _path(statistics, vectors, values.clamp_min(0.0))
+
+
+def session_path(
+    statistics: HeadStatistics, features: torch.Tensor, weights: torch.Tensor | None = None
+) -> RidgePath:
+    """The same path; in a first session of N < d samples from their N x N products, O(N^2 d).
+
+    features [N, d], weights [N]: the session's samples, which are in the statistics.
+    """
+    total = float(len(features) if weights is None else weights.sum())
+    if len(features) >= features.shape[1] or statistics.samples - total > 0.5:
+        return ridge_path(statistics)
+    _, mean = _centre(statistics)
+    rows = features.double() - mean
+    if weights is not None:
+        rows *= weights.double().sqrt()[:, None]
+    # sum w (x - m)(x - m)^T lacks what the bias's penalty moves the mean by
+    rows = torch.cat([rows, bias_penalty(statistics) ** 0.5 * mean[None]])
+    values, left = torch.linalg.eigh(rows @ rows.T)
+    kept = values > _LEAST_SPREAD * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
+    return _path(statistics, rows.T @ (left[:, kept] / values[kept].sqrt()), values[kept])
+
+
+def _centre(statistics: HeadStatistics) -> tuple[float, torch.Tensor]:
+    """(n with the bias's penalty, mean feature [d])."""
+    size = statistics.gram.shape[0] - 1
+    count = float(statistics.gram[size, size]) + bias_penalty(statistics)
+    return count, statistics.gram[:size, size] / count
+
+
+def _path(statistics: HeadStatistics, vectors: torch.Tensor, values: torch.Tensor) -> RidgePath:
+    size = statistics.gram.shape[0] - 1
+    count, mean = _centre(statistics)
     bias = statistics.moment[size]
     return RidgePath(
         statistics,
         mean,
         vectors,
-        values.clamp_min(0.0),
+        values,
         vectors.T @ (statistics.moment[:size] - torch.outer(mean, bias)),
         bias / count,
         count,

@@ -54,7 +54,7 @@ def run_measures(
     """
     task = TASKS[head.task_type]
     rows: list[Measures] = [{} for _ in competing]
-    for batch in sorted_batches(held.inputs.lengths(), BATCH):
+    for batch in sorted_batches(held.inputs.lengths(), min(BATCH, runner.most_rows)):
         arrays = {name: tensor.numpy() for name, tensor in held.inputs.batch(batch).items()}
         outputs = runner.run(arrays)
         for row, labels in zip(rows, competing, strict=True):

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from edge_pslora.errors import GateRefusedError, ModelError, WorkspaceError
-from edge_pslora.exporters.onnx_export import export_onnx
 from edge_pslora.exporters.onnx_file import EXTERNAL_ABOVE
 from edge_pslora.exporters.onnx_patch import Array, with_tensors, write_patched
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
@@ -68,6 +67,9 @@ def write_onnx(
             for name in (layout.ONNX, layout.ONNX_DATA):
                 if path.with_name(name).exists():
                     durable.remove_file(path.with_name(name))
+    # its imports take as long as torch's own, and a graph that is patched needs none of them
+    from edge_pslora.exporters.onnx_export import export_onnx
+
     files = export_onnx(classifier, example, axes, path, metadata=metadata)
     return Exported(prove(path, bool(files.notes)), how, files.notes)
 

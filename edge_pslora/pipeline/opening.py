@@ -20,7 +20,7 @@ from edge_pslora.models.load import import_base, load_model
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import GivenModule, LoadedModel, ModelArgument, ModelSource
 from edge_pslora.pipeline.reading import READ
-from edge_pslora.training.targets import find_targets
+from edge_pslora.training.targets import adapted_targets
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.workspace import Workspace
 
@@ -88,7 +88,7 @@ def create(path: Path, request: ModelRequest, train: Samples, config: AdaptConfi
     staged = Workspace.stage_base(path)
     source = import_base(request.argument, request.weights, train, request.options, staged)
     model = load_model(source, staged, request.given)
-    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    targets = adapted_targets(model.backbone.model, config)
     pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     if request.reading:
         source = replace(source, options={**source.options, READ: dict(request.reading)})

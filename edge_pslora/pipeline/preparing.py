@@ -18,7 +18,7 @@ from edge_pslora.pipeline.judging import Held, HeldAnchors
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
 from edge_pslora.training.anchor import AnchorSet, grow
 from edge_pslora.training.memory import Memory, first_memory
-from edge_pslora.training.targets import Target, find_targets
+from edge_pslora.training.targets import Target, adapted_targets, find_targets
 from edge_pslora.workspace.generation import Generation
 
 HOLDOUT_SHARE = 0.1
@@ -68,7 +68,8 @@ def start_from(
     `past` on top of `base`, the base's folder."""
     if parent is None:
         imported = [name for adapter in past for name in adapter.layers]
-        patterns = (*config.lora.target_modules, *imported)
+        chosen = adapted_targets(model.backbone.model, config)
+        patterns = (*(target.name for target in chosen), *imported)
         targets = find_targets(model.backbone.model, patterns)
         memory = first_memory(model, targets, config, train.task_type)
         if past:
@@ -86,13 +87,14 @@ def start_from(
     patterns = config.lora.target_modules
     if patterns == ("auto",):
         patterns = tuple(memory.history)
-    targets = find_targets(model.backbone.model, patterns)
+    named = replace(config, lora=replace(config.lora, target_modules=patterns))
+    targets = adapted_targets(model.backbone.model, named)
     if {t.name for t in targets} != set(memory.history):
         raise UsageError(
             "--target",
             expected=f"the {len(memory.history)} targets of the earlier sessions",
-            found=", ".join(patterns),
-            remedy="leave --target out, or start a new workspace",
+            found=", ".join(t.name for t in targets),
+            remedy="leave --target and --adapt-depth out, or start a new workspace",
         )
     _require_same_head(config, memory)
     return memory, load_anchors(parent), targets

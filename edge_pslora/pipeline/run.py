@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, EligibilityConfig
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import GateRefusedError
@@ -25,6 +25,16 @@ from edge_pslora.pipeline.candidate import (
     session_metrics,
     write_candidate,
 )
+from edge_pslora.pipeline.disk import (
+    Published,
+    check_disk,
+    count_labels,
+    disk_left,
+    published_bytes,
+    require_disk,
+)
+from edge_pslora.pipeline.eligibility import Watch
+from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
 from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
@@ -36,6 +46,15 @@ from edge_pslora.pipeline.opening import (
     open_existing,
     removed_on_error,
 )
+from edge_pslora.pipeline.planning import (
+    apply_plan,
+    described_plan,
+    keep_plan,
+    kept_plan,
+    make_plan,
+    unplanned,
+)
+from edge_pslora.pipeline.prefix import open_prefix, plan_prefix, room_for_rows
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
     described,
@@ -51,7 +70,10 @@ from edge_pslora.pipeline.reading import kept_options, read_for
 from edge_pslora.pipeline.resources import Meter
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
+from edge_pslora.pipeline.wear import CheckpointWear
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.plan import TrainingPlan
+from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
@@ -74,6 +96,7 @@ def adapt(
     read: ReadOptions | None = None,
     model_options: ModelOptions | None = None,
     progress: Progress | None = None,
+    eligibility: EligibilityConfig | None = None,
 ) -> AdaptResult:
     """Learns from `data` in one session and publishes a new generation if it is good enough.
 
@@ -86,12 +109,14 @@ def adapt(
         adapters: PEFT folders that count as past sessions, oldest first; only the first time.
         workspace: the folder to create or to go on with.
         task: the session's name; default: the name of `data`.
+        eligibility: when the device may learn; looked at before and every second while it does.
 
     Returns:
         The outcome; `promoted` is False when the gate refused and the old model still serves.
 
     Raises:
         GateRefusedError: the exported file is not what torch computes; it lies in staging/refused.
+        NotEligibleError: the device may not learn now.
         EdgePsloraError: with the exit code of its class; the workspace is then unchanged, or holds
             a run that the same call resumes.
     """
@@ -102,6 +127,8 @@ def adapt(
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
     path = Path(workspace)
+    watch = Watch(eligibility or EligibilityConfig(), path)
+    watch.check()
     read = read or ReadOptions()
     options = model_options or ModelOptions(seed=config.train.seed)
     request = ModelRequest(model, weights, options, kept_options(read))
@@ -111,7 +138,6 @@ def adapt(
     with stages.stage("reading"):
         dataset = read_for(Path(data), read, path)
         train, held = parts(dataset, config.train.seed)
-    meter.check_memory("reading the data")
     with writer_lock(path), at_most(_threads(path, model)), removed_on_error(path):
         require_no_trial(path)
         with stages.stage("loading the model"):
@@ -120,10 +146,9 @@ def adapt(
             else:
                 # not from the held-out samples: they are to say what it does on new ones
                 opened = create(path, request, train, config)
-        meter.check_memory("loading the model")
         past = read_past([Path(a) for a in adapters], opened.model)
         name = task_name(task, Path(data))
-        run = _Run(opened, dataset, train, held, config, name, stages, meter, past)
+        run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, past)
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
@@ -148,6 +173,7 @@ class _Run:
     task: str
     stages: Stages
     meter: Meter
+    watch: Watch
     past: tuple[PastAdapter, ...] = ()
 
 
@@ -167,20 +193,45 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     # before the training, not after it
     floats = sum(parameter.numel() for parameter in model.backbone.model.parameters())
     require_room(workspace.path, 4 * floats, config)
+    first = parent is None
+    kept = kept_plan(workspace.unfinished(digest))
+    plan = kept or _planned(Known(model, memory, targets, data, config, first))
+    published = Published(model, targets, count_labels(memory, data), config)
+    require_disk(workspace, published)
+    room = None if kept else room_for_rows(workspace.path, disk_left(workspace, published))
+    prefix = plan_prefix(model, memory, data.inputs, config, plan, room)
+    plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
+    # the staging area goes on with a run only where its parent is still the same
     staged = workspace.begin(digest)
-    with open_base(workspace.base, model) as base_weights:
+    keep_plan(staged, plan)
+    apply_plan(plan)
+    for line in (described_plan(plan, config), prefix.note):
+        if line:
+            run.stages.progress.say(line)
+    checkpoints = FileCheckpoints(staged.scratch / "training.safetensors")
+    wear = CheckpointWear(checkpoints.path, published_bytes(published))
+    with (
+        open_base(workspace.base, model) as base_weights,
+        open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,
+    ):
         result = run_session(
             model,
             base_weights,
             memory,
             data,
             config,
+            plan=plan,
+            lower=prefix.lower,
+            prefix=rows,
             progress=run.stages.progress,
             stop=run.meter.stop_reason,
-            store=FileCheckpoints(staged.scratch / "training.safetensors"),
+            store=checkpoints,
+            check=lambda: run.watch.check("while it learned"),
+            due=wear.due,
         )
     grown = grown_anchors(anchors, holdout, result.memory.sessions, config)
     notes = [p.note(session) for session, p in enumerate(run.past, start=1)]
+    notes += [prefix.note] if prefix.note else []
     imported = tuple(p.name for p in run.past)
     candidate = Candidate(
         staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
@@ -197,9 +248,13 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         run.stages.progress.say(note)
     candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
+    check_disk(workspace.path, config)
     with stage("checking"):
-        new = (open_onnx(staged.folder / layout.ONNX), result.memory.head)
-        old = None if parent is None else (open_onnx(parent.file(layout.ONNX)), memory.head)
+        most = plan.feature_batch
+        new = (open_onnx(staged.folder / layout.ONNX, most_rows=most), result.memory.head)
+        old = None
+        if parent is not None:
+            old = (open_onnx(parent.file(layout.ONNX), most_rows=most), memory.head)
         known = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
         sizes = {layer.name: layer.relative_norm for layer in result.layers}
@@ -210,17 +265,27 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
+    metrics["plan"] = plan.to_dict()
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:
         metrics["imported"] = [p.facts() for p in run.past]
     by_task = {tasks[number - 1]: value for number, value in by_session}
     metrics["accuracy_by_task"] = by_task | {tasks[-1]: figures["accuracy_after"]}
+    metrics["written_bytes"] = run.meter.written()
     metrics["wall_seconds"] = round(run.meter.seconds(), 3)
+    if result.log.first_step is not None:
+        metrics["first_step_seconds"] = round(result.log.first_step - run.meter.start, 3)
     metrics["seconds"] = {
         name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()
     }
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
+
+
+def _planned(known: Known) -> TrainingPlan:
+    if known.config.budget.ram_bytes is None:
+        return unplanned(known.model, known.config)
+    return make_plan(known)[0]
 
 
 def _task_names(parent: Generation | None, task: str, imported: tuple[str, ...]) -> list[str]:
@@ -235,6 +300,7 @@ def _run_digest(run: _Run, workspace: Workspace) -> str:
         "version": VERSION,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
+        "bf16": has_bf16(),
         "data": run.dataset.digest,
         "base": workspace.header.base_digest,
         "config": run.config.to_dict(),

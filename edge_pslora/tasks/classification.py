@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from edge_pslora.core.scores import highest_labels
-from edge_pslora.tasks.types import Array, Inputs, Measures, Task, half_the_gap, mean
+from edge_pslora.tasks.types import Array, Inputs, Loss, Measures, Task, half_the_gap, mean
 
 
 def _labels_in(targets: Array) -> set[str]:
@@ -27,6 +27,17 @@ def _loss(
 ) -> torch.Tensor:
     """Mean cross-entropy of logits [N, C]."""
     return F.cross_entropy(logits, encoded)
+
+
+def _smoothed(share: float) -> Loss:
+    """Szegedy et al. 2016: the right label has 1 - share of the mass, all labels the rest alike."""
+
+    def loss(
+        logits: torch.Tensor, encoded: torch.Tensor, inputs: Inputs, scale: float
+    ) -> torch.Tensor:
+        return F.cross_entropy(logits, encoded, label_smoothing=share)
+
+    return loss
 
 
 def _measure(
@@ -76,6 +87,7 @@ CLASSIFICATION = Task(
     encode=_encode,
     columns=F.one_hot,
     loss=_loss,
+    smoothed=_smoothed,
     measure=_measure,
     figures=_figures,
     per_label=_per_label,

@@ -56,6 +56,7 @@ LANGUAGE = Task(
     encode=lambda targets, labels: torch.zeros(len(targets)),
     columns=lambda encoded, count: encoded.new_zeros(len(encoded), count),
     loss=_loss,
+    terms=lambda lengths: np.maximum(lengths - 1, 0),
     measure=_measure,
     figures=_figures,
     per_label=lambda measures, targets, labels: {},

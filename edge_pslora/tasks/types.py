@@ -12,6 +12,7 @@ import torch
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, Inputs, float], torch.Tensor]
 Measures = dict[str, Array]  # name -> one row for each sample; "score" is always there
 
 
@@ -28,7 +29,10 @@ class Task:
     labels_in: targets -> names of the labels that occur in them, unordered.
     encode: targets, labels -> what `loss` and `columns` take, first axis N.
     columns: encoded, C -> float [N, C], what a ridge head is fitted to.
-    loss: outputs, encoded, model inputs, target scale -> scalar.
+    loss: outputs, encoded, model inputs, target scale -> scalar, a mean over the samples' terms.
+    smoothed: a share in [0, 1) -> the loss against targets that give so much to all labels alike; None:
+        a kind of task without.
+    terms: lengths of the samples' sequences, int64 [N] -> how many terms each brings to the loss' mean.
     measure: outputs, targets, model inputs, labels that compete, target scale -> measures. "score"
         is float64 [N], higher is better; "sure", where there is one, the probability of what is right;
         what else is in it, `figures` and `per_label` know.
@@ -48,11 +52,13 @@ class Task:
     labels_in: Callable[[Array], set[str]]
     encode: Callable[[Array, tuple[str, ...]], torch.Tensor]
     columns: Callable[[torch.Tensor, int], torch.Tensor]
-    loss: Callable[[torch.Tensor, torch.Tensor, Inputs, float], torch.Tensor]
+    loss: Loss
     measure: Callable[[Array, Array, Mapping[str, Array], Sequence[str], float], Measures]
     figures: Callable[[Measures, Array, float], dict[str, float]]
     per_label: Callable[[Measures, Array, Sequence[str]], dict[str, float]]
     constant: Callable[[Array, Array, float], Array | None]
+    smoothed: Callable[[float], Loss] | None = None
+    terms: Callable[[Array], Array] = np.ones_like
     answers: Callable[[Measures, Array], tuple[Array, Array]] | None = None
     predict: Callable[[Array], Array] | None = None
     margin: Callable[[Array, Array], Array] | None = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
 from edge_pslora.models.types import Backbone, EncodedInputs
-from edge_pslora.training.batches import sorted_batches
+from edge_pslora.training.batches import Indices, sorted_batches
+
+Around = Callable[[Indices], AbstractContextManager[None]]
 
 
 @torch.no_grad()
@@ -17,12 +20,17 @@ def run_batches(
     inputs: EncodedInputs,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    around: Around = lambda samples: nullcontext(),
 ) -> torch.Tensor:
-    """The module's output rows [N, ...] for all samples, on the CPU."""
+    """The module's output rows [N, ...] for all samples, on the CPU.
+
+    around: what each batch is computed within.
+    """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     rows: torch.Tensor | None = None
     for batch in sorted_batches(inputs.lengths(), batch_size):
-        output = module(**{k: v.to(device) for k, v in inputs.batch(batch).items()}).cpu()
+        with around(batch):
+            output = module(**{k: v.to(device) for k, v in inputs.batch(batch).items()}).cpu()
         if rows is None:
             rows = output.new_empty(len(inputs), *output.shape[1:])
         rows[torch.from_numpy(batch)] = output
@@ -36,6 +44,7 @@ def extract_features(
     inputs: EncodedInputs,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    around: Around = lambda samples: nullcontext(),
 ) -> torch.Tensor:
     """Features [N, d] of all samples."""
-    return run_batches(backbone, inputs, batch_size, on_batch)
+    return run_batches(backbone, inputs, batch_size, on_batch, around)

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from edge_pslora.training.adamw import AdamW
+
 State = list[tuple[torch.Tensor, dict[str, torch.Tensor]]]  # of each parameter: value, optimiser's
 
 
-def is_finite(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> bool:
+def is_finite(parameters: Sequence[nn.Parameter], optimizer: AdamW) -> bool:
     """Whether every value, and every moment that the optimiser keeps of it, is a number.
 
     A moment that is infinite gives steps of zero: the loss stays a number, and nothing is learned.
@@ -18,7 +20,7 @@ def is_finite(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimiz
     return bool(torch.isfinite(nn.utils.get_total_norm(_tensors(parameters, optimizer))))
 
 
-def remember(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
+def remember(parameters: Sequence[nn.Parameter], optimizer: AdamW) -> State:
     """A copy of the parameters and of what the optimiser keeps of them."""
     return [
         (p.detach().clone(), {name: v.clone() for name, v in optimizer.state[p].items()})
@@ -26,9 +28,7 @@ def remember(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimize
     ]
 
 
-def go_back(
-    state: State, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
+def go_back(state: State, parameters: Sequence[nn.Parameter], optimizer: AdamW) -> None:
     """Parameters and optimiser are as they were when `state` was taken; it can be used again."""
     for parameter, (value, moments) in zip(parameters, state, strict=True):
         with torch.no_grad():
@@ -36,9 +36,7 @@ def go_back(
         optimizer.state[parameter] = {name: v.clone() for name, v in moments.items()}
 
 
-def _tensors(
-    parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
-) -> list[torch.Tensor]:
+def _tensors(parameters: Iterable[nn.Parameter], optimizer: AdamW) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for parameter in parameters:
         found.append(parameter.detach())

@@ -15,7 +15,7 @@ from edge_pslora.core.analytic_head import (
     transport,
     with_labels,
 )
-from edge_pslora.core.ridge_path import leave_one_out, ridge_path
+from edge_pslora.core.ridge_path import leave_one_out, session_path
 from edge_pslora.tasks import TASKS, Task
 from edge_pslora.tasks.regression import ValueMoments
 from edge_pslora.training.head_rows import RowPast
@@ -178,7 +178,7 @@ def _chosen_ridge(
     """By leave-one-out; statistics: with the session's samples, whose features [N, d] these are."""
     columns = TASKS[head.task_type].columns(targets, len(head.labels))
     weights = sample_weights(columns, head, config)
-    found = leave_one_out(ridge_path(statistics), features, columns, weights)
+    found = leave_one_out(session_path(statistics, features, weights), features, columns, weights)
     return found.best(0.0 if head.task_type == "regression" else CLASS_SLACK)
 
 

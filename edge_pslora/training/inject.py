@@ -107,7 +107,8 @@ class _AddDelta(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         delta = lora_delta(self.adapter.A, self.adapter.B, self.adapter.scaling)
-        return weight + as_weight(delta, self.adapter.target, weight.shape)
+        # a base in bf16 stays one: what comes out has the type of what went in
+        return (weight + as_weight(delta, self.adapter.target, weight.shape)).to(weight.dtype)
 
 
 @contextmanager

@@ -10,8 +10,10 @@ solved again. That is the analytic head; what (1) and (4) are for the others, `h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,8 @@ from edge_pslora.errors import ModelError
 from edge_pslora.models.types import Backbone, EncodedInputs, LoadedModel
 from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
-from edge_pslora.training.features import extract_features
+from edge_pslora.training.allocator import give_back
+from edge_pslora.training.features import Around, extract_features
 from edge_pslora.training.head import extend_labels
 from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
@@ -41,7 +44,11 @@ from edge_pslora.training.merging import (
     target_weights,
 )
 from edge_pslora.training.norms import norm_parameters
-from edge_pslora.training.targets import as_matrix, find_targets
+from edge_pslora.training.plan import TrainingPlan, plain_plan
+from edge_pslora.training.prefix_cache import PrefixCache
+from edge_pslora.training.session_loss import session_loss, session_sampling
+from edge_pslora.training.stepping import stepping
+from edge_pslora.training.targets import adapted_targets, as_matrix
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,14 @@ def run_session(
     data: SessionData,
     config: AdaptConfig,
     *,
+    plan: TrainingPlan | None = None,
+    lower: Sequence[str] = (),
+    prefix: PrefixCache | None = None,
     progress: Progress | None = None,
     stop: Callable[[], str] = lambda: "",
     store: CheckpointStore | None = None,
+    check: Callable[[], None] = lambda: None,
+    due: Callable[[], bool] = lambda: True,
 ) -> SessionResult:
     """Adapts the model in place: afterwards it has the weights to deploy, and `memory.head` its head.
 
@@ -96,12 +108,18 @@ def run_session(
     them half changed: the caller then discards the model.
 
     Args:
+        plan: how it is computed; None: whole batches in float32.
+        lower: modules below all that is trained, which stay in float32 where a step is in bf16.
+        prefix: where the activations that they give are kept; None: nowhere.
         stop: asked at every step; a non-empty reason ends training there.
         store: keeps the loop's state, so that a killed run goes on where it was.
+        check: called with every part of a batch; raises NotEligibleError to stop there and then.
+        due: whether a checkpoint is worth its writing; asked every `checkpoint_every` steps.
     """
+    plan = plan or plain_plan(config)
     progress = progress or SilentProgress()
     clock = _Clock()
-    targets = find_targets(model.backbone.model, config.lora.target_modules)
+    targets = adapted_targets(model.backbone.model, config)
     history_size = pool_bytes({t.name: t.shape for t in targets}, config.budget.history_bytes)
     if memory.head.kind == "analytic":
         gram_rank(model.feature_size, config.budget.head_bytes)  # refuses a budget before training
@@ -122,9 +140,13 @@ def run_session(
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, config, progress, stage),
+        lambda stage: _features(model.backbone, data, plan, progress, stage, prefix, check),
         generator,
     )
+    if prefix is not None and not prefix.complete:
+        progress.start("lower layers", len(data.inputs))
+        prefix.fill(model.backbone, data.inputs, plan.feature_batch, _counted(progress, check))
+        progress.finish()
     clock.lap("features before")
 
     weights = target_weights(model.backbone.model, targets, base_weights)
@@ -141,13 +163,36 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    def compute_loss(inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]) -> torch.Tensor:
-        samples = torch.from_numpy(batch)
-        logits = in_session.logits(model.backbone(**inputs), samples)
-        return task.loss(logits, wanted[samples], inputs, head.target_scale)
-
+    few = min(8, plan.micro_batch, len(data.inputs))
+    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
+    sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
-    with injected(model.backbone.model, adapters):
+    with ExitStack() as stack:
+        notes = stack.enter_context(
+            stepping(
+                model.backbone,
+                adapters,
+                plan,
+                probe,
+                required=config.engine.precision == "bf16",
+                lower=lower,
+            )
+        )
+        loss = stack.enter_context(
+            session_loss(task, model.backbone, adapters, data.inputs, config, plan)
+        )
+
+        def compute_loss(
+            inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]
+        ) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                check()
+            samples = torch.from_numpy(batch)
+            with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
+                outputs = model.backbone(**inputs)
+            logits = in_session.logits(outputs, samples)
+            return loss(logits, wanted[samples], inputs, head.target_scale)
+
         log = train(
             compute_loss,
             data.inputs,
@@ -157,17 +202,18 @@ def run_session(
             config.stability,
             config.train,
             session,
-            LoopHooks(lambda n, note: progress.advance(n, note), stop, store),
+            LoopHooks(lambda n, note: progress.advance(n, note), stop, store, due),
             in_session.rows,
+            sampling,
         )
-        for (
-            adapter
-        ) in adapters.values():  # from here on, everything is computed with what is shipped
-            adapter.round_to(config.lora.factors)
-        probe = data.inputs.batch(np.arange(min(8, len(data.inputs)), dtype=np.int64))
-        with torch.no_grad():
-            adapter_features = model.backbone(**probe)
+    log.notes += notes
+    for adapter in adapters.values():  # from here on, everything is computed with what is shipped
+        adapter.round_to(config.lora.factors)
+    with injected(model.backbone.model, adapters), torch.no_grad():
+        adapter_features = model.backbone(**probe)
     progress.finish()
+    if prefix is not None and prefix.note:
+        log.notes.append(prefix.note)
     for parameter in extra.values():
         parameter.requires_grad_(False)
     clock.lap("training")
@@ -219,6 +265,7 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name] = now - self._last
+        give_back()  # or the next stage's peak comes on top of what this one left in the heap
         self._last = now
 
 
@@ -235,11 +282,20 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _features(
-    backbone: Backbone, data: SessionData, config: AdaptConfig, progress: Progress, stage: str
+    backbone: Backbone,
+    data: SessionData,
+    plan: TrainingPlan,
+    progress: Progress,
+    stage: str,
+    prefix: PrefixCache | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
+    around: Around = lambda samples: nullcontext()  # noqa: E731
+    if prefix is not None and (prefix.exact or not prefix.complete):
+        around = partial(prefix.during, backbone)
     progress.start(stage, len(data.inputs))
     features = extract_features(
-        backbone, data.inputs, config.train.batch_size, lambda n: progress.advance(n)
+        backbone, data.inputs, plan.feature_batch, _counted(progress, check), around
     )
     progress.finish()
     if not bool(features.isfinite().all()):
@@ -251,6 +307,14 @@ def _features(
             remedy="the old model was kept; look at these samples, or lower --learning-rate",
         )
     return features
+
+
+def _counted(progress: Progress, check: Callable[[], None]) -> Callable[[int], None]:
+    def on_batch(count: int) -> None:
+        check()
+        progress.advance(count)
+
+    return on_batch
 
 
 def _extra_parameters(

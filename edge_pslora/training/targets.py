@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import ModelError
 from edge_pslora.models.target_names import auto_names, matched
+from edge_pslora.training.depth import upper_layers
 
 TargetKind = Literal[
     "linear", "transposed_linear", "conv1d", "conv2d", "embedding", "mha_in_proj", "mha_out_proj"
@@ -80,6 +82,30 @@ def find_targets(model: nn.Module, patterns: Sequence[str]) -> tuple[Target, ...
     if not chosen:
         raise _no_match(model, ",".join(patterns), set())
     return tuple(t for name, t in candidates.items() if name in chosen)
+
+
+def adapted_targets(model: nn.Module, config: AdaptConfig) -> tuple[Target, ...]:
+    """The targets that the settings name: those of the patterns, in the upper `adapt_depth` of the model.
+
+    Raises:
+        ModelError: see `find_targets`; or none of them lies there.
+    """
+    targets = find_targets(model, config.lora.target_modules)
+    depth = config.engine.adapt_depth
+    if depth == 1:
+        return targets
+    upper = upper_layers(
+        model, [c.name for c in _candidates(model) if c.kind != "embedding"], depth
+    )
+    kept = tuple(target for target in targets if target.name in upper)
+    if not kept:
+        raise ModelError(
+            f"--adapt-depth {depth}",
+            expected="a target in the upper layers",
+            found=f"none of {len(targets)}, the uppermost is {targets[-1].name}",
+            remedy="raise --adapt-depth, or name upper layers with --target",
+        )
+    return kept
 
 
 def _candidates(model: nn.Module) -> list[Target]:

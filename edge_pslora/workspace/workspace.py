@@ -168,6 +168,13 @@ class Workspace:
         _clean_if_possible(self.path)
         return generation
 
+    def unfinished(self, run_digest: str) -> Path | None:
+        """The scratch folder of the run that `begin` would resume; None: it would start a new one."""
+        number = max(self.generations(), default=0) + 1
+        if staging.read_run(self.path, number) != (run_digest, self._parent()):
+            return None
+        return layout.scratch_folder(layout.staging_folder(self.path, number))
+
     def begin(self, run_digest: str) -> Staged:
         """Start (or resume) the run that makes the next generation.
 

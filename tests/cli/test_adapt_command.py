@@ -45,7 +45,11 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--no-magnitude", "--stability-every", "3", "--stability-stride", "4"),
         *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
         *("--ridge", "0.1", "--class-balance", "session", "--label-template", "about {}"),
-        *("--head-budget", "3MB", "--factors", "bf16"),
+        *("--head-budget", "3MB", "--factors", "bf16", "--disk-budget", "2GB"),
+        *("--early-stop", "--label-smoothing", "0.1", "--balanced-sampling"),
+        *("--precision", "bf16", "--micro-batch", "4", "--checkpointing", "--prefix-cache", "int8"),
+        *("--adapt-depth", "0.5", "--only-on-power", "--min-battery", "30%"),
+        *("--max-temperature", "80C", "--max-load", "1.5", "--min-free", "1GB"),
     )
     assert pipeline.given["config"] == c.AdaptConfig(
         lora=c.LoraConfig(rank=4, alpha=8.0, target_modules=("fc1", "fc2"), factors="bf16"),
@@ -64,9 +68,18 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
             kind="linear", ridge=0.1, class_balance="session", label_template="about {}"
         ),
         train=c.TrainConfig(
-            learning_rate=1e-3, epochs=2, batch_size=16, max_length=64, train_norms=True, seed=7
+            learning_rate=1e-3,
+            epochs=2,
+            batch_size=16,
+            max_length=64,
+            train_norms=True,
+            seed=7,
+            early_stop=True,
+            label_smoothing=0.1,
+            balanced_sampling=True,
         ),
-        budget=c.BudgetConfig(512 * 1024, 2_000_000, 10**9, 5400.0, 3_000_000),
+        engine=c.EngineConfig("bf16", 4, True, "int8", 0.5),
+        budget=c.BudgetConfig(512 * 1024, 2_000_000, 10**9, 5400.0, 3_000_000, 2 * 10**9),
         gate=c.GateConfig(max_forgetting=0.05, force=True),
     )
     assert pipeline.given["model"] == "auto"
@@ -78,6 +91,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
     assert (model.max_length, model.image_size, model.head_module) == (64, 96, "net.out")
     assert (model.image_mean, model.image_std, model.seed) == (0.5, (0.1, 0.2, 0.3), 7)
     assert model.clip_seconds == 2.5
+    assert pipeline.given["eligibility"] == c.EligibilityConfig(True, 30.0, 80.0, 1.5, 10**9)
 
 
 def test_every_setting_that_a_flag_names_exists() -> None:
@@ -206,6 +220,17 @@ def test_the_result_for_people(pipeline: Any, capsys: pytest.CaptureFixture[str]
     assert "3 rows set aside" in out
     assert "0.500 before, 0.900 after, on held-out samples" in out
     assert "model.onnx" in out
+
+
+def test_the_plan_of_a_run_is_said(pipeline: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {"precision": "bf16", "micro_batch": 4, "checkpointing": True, "prefix": "exact"}
+    pipeline.facts |= {"plan": plan | {"peak_bytes": 10**9}}
+    assert main(["adapt", "d"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "bf16, 4 samples at once, activations computed twice, lower layers once, kept exact, "
+        "1.00 GB of memory planned"
+    ) in out
 
 
 def test_what_other_libraries_say_is_held_back(

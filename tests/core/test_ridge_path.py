@@ -23,6 +23,7 @@ from edge_pslora.core.ridge_path import (
     leave_one_out,
     left_out_scores,
     ridge_path,
+    session_path,
 )
 
 LABELS = ("a", "b", "c")
@@ -168,3 +169,35 @@ def test_float32_features_of_one_label_have_a_ridge():
     columns = F.one_hot(torch.zeros(5, dtype=torch.int64), 1)
     statistics = add_samples(empty_statistics(4, ("a",)), features, columns)
     assert leave_one_out(ridge_path(statistics), features, columns).best() in RIDGES
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.sampled_from([1, 3, 9, 25]), st.booleans())
+def test_a_first_session_of_few_samples_has_the_same_path_from_their_own_products(
+    seed, new, weighted
+):
+    """Fewer samples than features, one of them twice: some directions are empty."""
+    statistics, features, targets, weights = _total(0, new, 20, seed, weighted)
+    statistics = add_samples(statistics, features[:1], targets[:1], weights[:1])
+    features, targets = torch.cat([features, features[:1]]), torch.cat([targets, targets[:1]])
+    weights = torch.cat([weights, weights[:1]])
+    small = session_path(statistics, features, weights)
+    if new < 19:
+        assert small.vectors.shape[1] <= new + 1
+    whole = ridge_path(statistics)
+    for ridge in (RIDGES[0], RIDGES[5], RIDGES[-1]):
+        ours, theirs = (
+            left_out_scores(p, features, targets, ridge, weights) for p in (small, whole)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    found, expected = (leave_one_out(p, features, targets, weights) for p in (small, whole))
+    assert found.session == pytest.approx(expected.session, rel=1e-6)
+    assert found.old == expected.old
+
+
+def test_a_later_session_looks_at_its_past_too():
+    statistics, features, targets, weights = _total(30, 5, 20, 0, True)
+    path, whole = session_path(statistics, features, weights), ridge_path(statistics)
+    assert torch.equal(path.vectors, whole.vectors)
+    found = leave_one_out(path, features, targets, weights)
+    assert found == leave_one_out(whole, features, targets, weights)

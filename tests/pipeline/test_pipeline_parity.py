@@ -16,6 +16,7 @@ from torch import nn
 
 from edge_pslora.config import GateConfig
 from edge_pslora.errors import GateRefusedError
+from edge_pslora.exporters import onnx_export
 from edge_pslora.exporters.parity import ROUNDING, Parity
 from edge_pslora.pipeline import onnx_writing, proving
 from edge_pslora.tasks import TASKS
@@ -168,7 +169,7 @@ def test_a_file_that_computes_something_else_is_refused(
     fault, workspace, tmp_path, monkeypatch, run
 ):
     plant, more = FAULTS[fault]
-    real = onnx_writing.export_onnx
+    real = onnx_export.export_onnx
 
     def faulty(classifier: Any, example: Any, axes: Any, path: Path, **options: Any) -> Any:
         files = real(classifier, example, axes, path, **options)
@@ -181,7 +182,7 @@ def test_a_file_that_computes_something_else_is_refused(
     data = kit.digits_npz(tmp_path / "3.npz", (7, 8, 9))
     with monkeypatch.context() as patched:
         patched.setattr(onnx_writing, "_patch", lambda *given: "a planted fault")
-        patched.setattr(onnx_writing, "export_onnx", faulty)
+        patched.setattr(onnx_export, "export_onnx", faulty)
         refused = run("adapt", data, "--workspace", workspace, *more)
     assert refused.code == 3
     assert refused.facts["error"] == "GateRefusedError"

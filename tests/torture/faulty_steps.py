@@ -13,6 +13,7 @@ from torch import nn
 from edge_pslora.config import StabilityConfig, TrainConfig
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.training import loop
+from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.targets import find_targets
 from tests.tiny import ArrayInputs
@@ -84,10 +85,10 @@ def _spoil_moment(trained: list[nn.Parameter], fault: Fault) -> None:
                 optimizer.state[parameter][name].view(-1)[0] = fault.value
 
 
-_OPTIMIZERS: list[torch.optim.Optimizer] = []
+_OPTIMIZERS: list[AdamW] = []
 
 
-class _Watched(torch.optim.AdamW):
+class _Watched(AdamW):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         _OPTIMIZERS[:] = [self]
@@ -96,11 +97,11 @@ class _Watched(torch.optim.AdamW):
 @contextmanager
 def watched() -> Iterator[None]:
     """Within the block the loop's optimiser can be got at."""
-    real, torch.optim.AdamW = torch.optim.AdamW, _Watched  # type: ignore[misc]
+    loop.AdamW = _Watched  # type: ignore[misc]
     try:
         yield
     finally:
-        torch.optim.AdamW = real  # type: ignore[misc]
+        loop.AdamW = AdamW  # type: ignore[misc]
 
 
 def random_faults(count: int, rng: np.random.Generator) -> dict[int, Fault]:

@@ -86,9 +86,9 @@ def _in_child(scene: Scene, folder: Path, step: int | None) -> int:
 
 
 def _kill_at_step(step: int) -> None:
-    import torch
+    from edge_pslora.training.adamw import AdamW
 
-    real: Callable[..., Any] = torch.optim.AdamW.step
+    real: Callable[..., Any] = AdamW.step
     made = iter(range(1, 1 << 30))
 
     def killing(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -96,4 +96,4 @@ def _kill_at_step(step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self, *arguments, **options)
 
-    torch.optim.AdamW.step = killing  # type: ignore[method-assign]
+    AdamW.step = killing  # type: ignore[method-assign]

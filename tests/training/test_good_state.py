@@ -9,7 +9,9 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import ModelError
 from edge_pslora.progress import SilentProgress
+from edge_pslora.training.adamw import AdamW
 from edge_pslora.training.good_state import go_back, is_finite, remember
+from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, _features
 from tests.tiny import ArrayInputs, TinyBackbone, blobs
 from tests.torture.faulty_steps import PLACES, Fault, ends, learn, survives, watched
@@ -41,7 +43,7 @@ def test_the_batches_after_it_are_learned_at_half_the_rate_from_where_it_was() -
 
 def test_back_is_back_twice() -> None:
     parameter = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    optimizer = AdamW([parameter], 0.1)
     (parameter.sum()).backward()
     optimizer.step()
     good, before = remember([parameter], optimizer), parameter.detach().clone()
@@ -63,12 +65,6 @@ def test_features_that_are_not_finite_are_named() -> None:
     x, y = blobs(("a", "b"), 4)
     x = abs(x)
     x[2] = -1
-    data = SessionData(ArrayInputs(x), y)
+    data, plan = SessionData(ArrayInputs(x), y), plain_plan(AdaptConfig())
     with pytest.raises(ModelError, match=r"features before: .* NaN or infinity for 1 of 8"):
-        _features(
-            TinyBackbone(Breaking()),
-            data,
-            AdaptConfig(),
-            SilentProgress(),
-            "features before",
-        )
+        _features(TinyBackbone(Breaking()), data, plan, SilentProgress(), "features before")

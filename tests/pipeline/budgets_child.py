@@ -1,0 +1,87 @@
+"""Sessions at ten budgets of memory in one process of its own: python -m, with a folder to work in.
+
+Prints one JSON object: the least that a refusal names, and for each budget what was used, planned and
+promoted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import edge_pslora
+from edge_pslora import AdaptConfig, BudgetConfig
+from edge_pslora.config import GateConfig, LoraConfig, TrainConfig
+from edge_pslora.errors import BudgetError
+from edge_pslora.pipeline.resources import peak_rss_bytes
+
+AMPLE = 400 << 20  # more than the least: the steps' activations take less
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Pictures(nn.Module):
+    """[N, 3, 96, 96] -> [N, 16]: few weights, and activations of megabytes a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.Sequential(*(_block(3 if n == 0 else 16) for n in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.blocks(x).mean((2, 3))
+        return features
+
+
+def _block(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU())
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    y = np.arange(48) % 2
+    x = rng.normal(size=(48, 3, 96, 96)) + y[:, None, None, None]
+    np.savez(folder / "d.npz", x=x.astype(np.float32), y=y)
+
+    def session(budget: int | None) -> edge_pslora.AdaptResult:
+        config = AdaptConfig(
+            lora=LoraConfig(rank=2),
+            train=TrainConfig(epochs=1),
+            budget=BudgetConfig(ram_bytes=budget),
+            gate=GateConfig(force=True),
+        )
+        forget_peak()
+        return edge_pslora.adapt(
+            folder / "d.npz", model=Pictures(), workspace=folder / "w", config=config
+        )
+
+    session(
+        None
+    )  # libraries and graph are there from here on, as on a device that goes on learning
+    least = 0
+    try:
+        session(1)
+    except BudgetError as problem:
+        least = int(re.findall(r"at least (\d+)", str(problem))[0])
+    runs = []
+    for step in range(10):
+        budget = least + AMPLE * step // 9
+        result = session(budget).to_dict()
+        runs.append(
+            {"budget": budget, "peak": peak_rss_bytes()}
+            | {name: result["plan"][name] for name in ("micro_batch", "peak_bytes")}
+        )
+    print(json.dumps({"least": least, "runs": runs}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
