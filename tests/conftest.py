@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.torch_free import TorchFree, torch_free_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# no test is about time: on a busy machine a case of two milliseconds may take three hundred
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for children that load onnxruntime alone
 
 
