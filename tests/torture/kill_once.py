@@ -94,8 +94,8 @@ def attempt(scene: Scene, ends: Ends, kills: Sequence[Kill], folder: Path) -> Fo
         if kill.number and len(kills) == 1 and code != -signal.SIGKILL:
             found.unhealed.append(f"call {kill.number} was not reached: exit {code}")
         _survivor(scene, folder, ends, found)
-        if scene.learns and code == scene.code:
-            break  # it came to its end before the kill: the next would be another session
+        if scene.learns and _finished(folder, ends):
+            break  # all was done before the kill: the next would be another session
     finished = scene.learns and _finished(folder, ends)
     code, printed = scene.run(folder)
     if code != scene.code:
