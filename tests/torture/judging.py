@@ -70,7 +70,9 @@ def judged(known: Known, root: Path, bench: Bench, code: int) -> str | None:
     words = errors.read_text() if errors.exists() else ""
     if code not in {0, 1, scene.ends}:
         return f"exit code {code}: {words[-300:]}"
-    lines = words.splitlines() or (said.read_text().splitlines() if said.exists() else [])
+    # what a device's own check came to is told as it happens
+    lines = [line for line in words.splitlines() if not line.startswith("health check ")]
+    lines = lines or (said.read_text().splitlines() if said.exists() else [])
     if code == 1 and (len(lines) != 1 or "Traceback" in words):
         return f"not one line: {words[-300:]}"
     tree = read_tree(root)
