@@ -9,7 +9,6 @@ as well: it says how many would have been.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -88,7 +87,8 @@ def gate_rows(counts: Mapping[str, Count], wanted: int) -> list[Row]:
             note = f"{count.worse} were worse, {count.refused - count.wronged} of these refused"
             where = ", ".join(f"{n} after {start}" for start, n in count.starts.items())
             note += f"; wronged: {where}" if where else ""
-            allowed = _most_by_chance(count.sessions)
+            # few cases of a kind: twice the share that is allowed of all
+            allowed = max(1.0, 2 * REFUSALS * count.sessions)
             what = f"{kind}: honest, no worse, refused"
             rows.append(Row(what, count.sessions, count.wronged, wanted, allowed, note))
             sessions, wronged = sessions + count.sessions, wronged + count.wronged
@@ -96,16 +96,6 @@ def gate_rows(counts: Mapping[str, Count], wanted: int) -> list[Row]:
         what, note = "all honest sessions: no worse, refused", f"{wronged / sessions:.1%}"
         rows.append(Row(what, sessions, wronged, wanted, REFUSALS * sessions, note))
     return rows
-
-
-def _most_by_chance(sessions: int) -> int:
-    """The most refusals that a true share of REFUSALS explains: more have a chance below LEVEL."""
-    more, most = 1.0, -1
-    while more >= LEVEL:
-        most += 1
-        ways = math.comb(sessions, most)
-        more -= ways * REFUSALS**most * (1 - REFUSALS) ** (sessions - most)
-    return most
 
 
 def begin(folder: Path, start: Start, seed: int) -> Digits:
