@@ -68,7 +68,8 @@ def _make(made: Materials) -> list[Row]:
 
 def _updates(plan: Plan, folder: Path, made: Materials) -> list[Row]:
     """Bundle, apply, roll back, again and again, in one process."""
-    count, warm = plan.size(300, 6), plan.size(30, 3)
+    # Python takes memory by the megabyte: its last arena comes within the first hundred rounds
+    count, warm = plan.size(600, 6), plan.size(100, 3)
     temporary = folder / "tmp-updates"
     temporary.mkdir()
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
