@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from tests.torture.acts import (
     serving,
 )
 from tests.torture.acts_files import file_scenes
+from tests.torture.forked import in_processes
 from tests.torture.judging import ENOUGH, Bench, Known, judged, tally_row
 from tests.torture.limits import limit_rows
 from tests.torture.plan import Plan, Row
@@ -36,13 +37,14 @@ PLANTS = {
     "leftovers are kept": faults.leftovers_kept,
 }
 GROWING = {"write", "create", "mkdir", "link", "fallocate"}
+_SLOW, _UPDATES = 6, 24  # points of a scene that takes seconds, or most of one
 NAMING = {"rename", "unlink", "mkdir", "rmdir", "link"}
 
 
 @dataclass(frozen=True)
 class Kind:
     """A way to fail. points: the numbers of the calls at which it may begin. full, quick: how often at
-    least. sampled: not at every point of slow scenes.
+    least. sampled: not at every point of slow scenes and of updates.
     """
 
     name: str
@@ -61,18 +63,24 @@ def run(plan: Plan) -> list[Row]:
         scenes += learning_scenes(plan.scratch)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory, prefix="torture-space-") as folder:
-        bench = Bench(Path(folder))
-        known = [observe(scene, bench.folder) for scene in scenes]
-        for kind in KINDS:
-            _torture(kind, known, plan, bench)
-        rows = [
-            tally_row(
-                f"space: {kind.name}", bench.tally(kind.name), plan.size(kind.full, kind.quick)
-            )
-            for kind in KINDS
-        ]
-        # what went wrong so often needs no more cases
-        return rows if bench.bad >= ENOUGH else rows + limit_rows(known, plan, bench)
+        known = [observe(scene, Path(folder)) for scene in scenes]
+        parts = [partial(_part, KINDS[:1], known, plan, Path(folder) / "1", limits=True)]
+        parts.append(partial(_part, KINDS[1:], known, plan, Path(folder) / "2"))
+        return in_processes(parts, Path(folder))
+
+
+def _part(
+    kinds: Sequence[Kind], known: list[Known], plan: Plan, folder: Path, *, limits: bool = False
+) -> list[Row]:
+    folder.mkdir()
+    bench = Bench(folder)
+    rows = []
+    for kind in kinds:
+        _torture(kind, known, plan, bench)
+        wanted = plan.size(kind.full, kind.quick)
+        rows.append(tally_row(f"space: {kind.name}", bench.tally(kind.name), wanted))
+    # what went wrong so often needs no more cases
+    return rows + limit_rows(known, plan, bench) if limits and bench.bad < ENOUGH else rows
 
 
 def observe(scene: Scene, folder: Path) -> Known:
@@ -123,8 +131,9 @@ def _torture(kind: Kind, known: Iterable[Known], plan: Plan, bench: Bench) -> No
     cases = []
     for one in known:
         points = kind.points(one)
-        if one.scene.slow and kind.sampled:
-            points = random_.sample(points, min(len(points), 6))
+        most = _SLOW if one.scene.slow else _UPDATES if one.scene.name.startswith("apply") else None
+        if most is not None and kind.sampled:
+            points = random_.sample(points, min(len(points), most))
         cases += [(one, number) for number in points]
     if plan.quick:
         cases = random_.sample(cases, min(len(cases), kind.quick))
