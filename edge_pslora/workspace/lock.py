@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,13 +13,19 @@ from edge_pslora.errors import WorkspaceLockedError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.durable import make_folders, storage_errors
 
+# A child between fork and exec has its parent's lock: of a writer that was killed there, the lock
+# outlives it by milliseconds, on a busy machine by more.
+_LETTING_GO = 5.0  # seconds
+_AGAIN = 0.01
+
 
 @contextmanager
 def writer_lock(workspace: Path) -> Iterator[None]:
     """Hold the writer's lock; missing folders are created, and removed if no workspace came of it.
 
     Raises:
-        WorkspaceLockedError: another process holds it (at once, no waiting).
+        WorkspaceLockedError: another process holds it; at once, or after seconds where the writer that it
+            names is dead and a child of it has not let go.
         EdgePsloraError: the folder cannot be written to.
     """
     created = make_folders(workspace)
@@ -65,6 +72,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 def _acquire(workspace: Path) -> int:
     path = workspace / layout.LOCK
+    until = time.monotonic() + _LETTING_GO
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
@@ -72,6 +80,9 @@ def _acquire(workspace: Path) -> int:
         except BlockingIOError as problem:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
+            if _is_gone(holder) and time.monotonic() < until:
+                time.sleep(_AGAIN)
+                continue
             raise WorkspaceLockedError(
                 str(workspace),
                 expected="no other writer",
@@ -88,6 +99,19 @@ def _acquire(workspace: Path) -> int:
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
                 return descriptor
         os.close(descriptor)
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether the process of this number has ended; False where it cannot be known."""
+    if not holder.isdigit() or int(holder) == 0:
+        return False
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 def _leave_no_trace(workspace: Path, created: list[Path]) -> None:
