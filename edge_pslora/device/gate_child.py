@@ -1,8 +1,8 @@
 """The process in which a model that came from outside runs for the first time. See local_gate.py.
 
-One JSON object on stdin (Task), one on stdout: {"before": scores or null, "after": likewise, "note": why
-there are none} or {"problem": text}. It may be killed, run out of memory or never end: the parent is
-prepared for that.
+One JSON object on stdin (Task), two lines on stdout: {"memory": bytes of address space for the model}, when
+it is about to be loaded, and {"before": scores or null, "after": likewise, "note": why there are none} or
+{"problem": text}. It may be killed, run out of memory or never end: the parent is prepared for that.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Task:
 
 def main() -> None:
     task = Task(**json.load(sys.stdin))
-    _limit(task)
+    print(json.dumps({"memory": _limit(task)}), flush=True)
     answer: dict[str, Any]
     try:
         answer = _judge(task)
@@ -60,7 +60,7 @@ def main() -> None:
     except ValueError as problem:
         answer = {"problem": str(problem)}
     except MemoryError:
-        answer = {"problem": f"it needs more memory than {task.memory} bytes"}
+        answer = {"problem": "it needs more memory than it may have"}
     json.dump(answer, sys.stdout)
 
 
@@ -131,17 +131,24 @@ def _example(name: str, shape: list[Any], dtype: np.dtype[Any], size: int) -> Ar
     return np.ones(sizes, dtype) if "mask" in name else np.zeros(sizes, dtype)
 
 
-def _limit(task: Task) -> None:
-    """Address space and time; onnxruntime is imported already, and needs its own."""
-    used = 0
+def _limit(task: Task) -> int:
+    """Address space and time; onnxruntime is imported already, and needs its own.
+
+    Returns the bytes for the model: those of the task, or fewer where this process was limited before.
+    """
+    used, memory = 0, task.memory
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         used = pages * resource.getpagesize()
     if used:
-        resource.setrlimit(resource.RLIMIT_AS, (used + task.memory, used + task.memory))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard != resource.RLIM_INFINITY:
+            memory = max(0, min(memory, hard - used))
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     resource.setrlimit(resource.RLIMIT_CPU, (task.seconds, task.seconds + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    return memory
 
 
 if __name__ == "__main__":

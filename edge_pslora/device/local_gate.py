@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_pslora.config import GateConfig
-from edge_pslora.errors import GateRefusedError, WorkspaceError
+from edge_pslora.errors import EdgePsloraError, GateRefusedError
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.header import Header
@@ -61,6 +61,7 @@ def judge(
         GateRefusedError: it does not run, its outputs are not finite or not those of its labels, or it
             is significantly worse than what serves.
         NotJudgedError: it took too much time or memory, or ended its process.
+        EdgePsloraError: there is too little memory here to try it: it says nothing of the model.
         WorkspaceError: the serving generation is damaged.
     """
     files = [staged / name for name in (layout.ONNX, layout.ONNX_DATA)]
@@ -123,17 +124,23 @@ def _run(staged: Path, task: Mapping[str, Any]) -> dict[str, Any]:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-    code = process.returncode
+    code, lines = process.returncode, out.splitlines()
     if code == -signal.SIGXCPU:
         raise _not_judged(staged, f"it took more than {SECONDS} seconds of computation")
-    if code != 0:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise _not_judged(staged, f"its process ended by {how}: too little memory, or worse")
-    answer = json.loads(out)
-    if not isinstance(answer, dict):
-        raise WorkspaceError(
-            str(staged), expected="figures", found="none", remedy="run the same command again"
+    memory = int(json.loads(lines[0])["memory"]) if lines else 0
+    how = f"its process ended by {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+    answer: dict[str, Any] = json.loads(lines[1]) if code == 0 else {"problem": how}
+    if "problem" in answer and memory < task["memory"]:
+        raise EdgePsloraError(
+            str(staged / layout.ONNX),
+            expected=f"{task['memory']:,} bytes of address space to try it in",
+            found=f"{memory:,}, in which {answer['problem']}"
+            if lines
+            else f"too little to begin: {how}",
+            remedy="give the process more memory, then run the same command again",
         )
+    if code != 0:
+        raise _not_judged(staged, f"{how}: too little memory, or worse")
     return answer
 
 

@@ -8,12 +8,17 @@ thread, or the one that asks for the result.
 from __future__ import annotations
 
 import _thread
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+
+# A stack, as large as systems give it, and frames. The interpreter writes to stderr of a thread that has
+# too little for its first call, and nothing can be said against it there.
+_NEEDED = 16 << 20  # bytes
 
 
 @dataclass
@@ -58,7 +63,9 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     not begun by then, and whose result nobody asked for, is not done.
     """
     job = _Job(work)
-    with suppress(RuntimeError, MemoryError):  # without a thread it is done when it is asked for
+    # without a thread it is done when it is asked for
+    with suppress(RuntimeError, MemoryError, OSError):
+        mmap.mmap(-1, _NEEDED).close()
         _thread.start_new_thread(job.run, ())
     try:
         yield job.result

@@ -111,11 +111,13 @@ def clean(workspace: Path, *, keep: set[str] | frozenset[str] = frozenset()) -> 
 
 
 def forget_published(workspace: Path, numbers: tuple[int, ...]) -> None:
-    """Remove the run folders of generations that were published (left by a kill just after)."""
+    """Remove the run folders of generations that were published (left by a kill just after), and their
+    staging folders (a loss of power may leave a folder under both names of a rename)."""
     for number in numbers:
-        scratch = layout.scratch_folder(layout.staging_folder(workspace, number))
-        if scratch.exists():
-            durable.remove_folder(scratch, workspace / layout.STAGING / layout.TRASH)
+        staged = layout.staging_folder(workspace, number)
+        for folder in (staged, layout.scratch_folder(staged)):
+            if folder.exists():
+                durable.remove_folder(folder, workspace / layout.STAGING / layout.TRASH)
 
 
 def leftovers(workspace: Path) -> list[str]:

@@ -18,6 +18,7 @@ from edge_pslora.errors import (
     WorkspaceError,
     WorkspaceLockedError,
 )
+from edge_pslora.workspace import layout
 from edge_pslora.workspace.update_state import read_state, replace_state, require_no_trial
 from tests.device.device_kit import SICK, HealthCheck, checked, head, loop_for_ever
 
@@ -345,3 +346,16 @@ def test_a_lock_is_respected(made, device):
 
     with writer_lock(device.path), pytest.raises(WorkspaceLockedError):
         device.apply(made.two)
+
+
+def test_a_folder_that_a_lost_rename_left_under_its_old_name_goes(made, device):
+    """A loss of power in the midst of the publication: both names, and the state of before."""
+    device.apply(made.two)
+    state = device.path / layout.UPDATES / layout.UPDATE_STATE
+    published = state.read_bytes()
+    staged = layout.staging_folder(device.path, 2)
+    shutil.copytree(layout.generation_folder(device.path, 2), staged)
+    assert device.apply(made.two).reason == "already taken; nothing to do"
+    assert not staged.exists()
+    assert state.read_bytes() == published
+    assert device.served().number == 2

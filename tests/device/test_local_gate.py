@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import helper
 from edge_pslora.device import local_gate
 from edge_pslora.device.anchors import Anchors, score
 from edge_pslora.device.local_gate import NotJudgedError, judge
-from edge_pslora.errors import GateRefusedError
+from edge_pslora.errors import EdgePsloraError, GateRefusedError
 from edge_pslora.models.encode_image import EncodedImages
 from edge_pslora.models.encode_text import EncodedTexts
 from edge_pslora.models.image_settings import ImageSettings
@@ -71,6 +72,30 @@ def test_too_much_of_anything(device, tmp_path, monkeypatch):
     write_onnx(tmp_path / "model.onnx", head(), nodes=loop_for_ever())
     with pytest.raises(NotJudgedError, match="seconds"):
         judge(tmp_path, LABELS, device.workspace.header, None)
+
+
+def _with_little_memory(folder, monkeypatch, kib):
+    """The child begins under such a limit of address space, as a service may be given one."""
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nulimit -v {kib}\nexec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_too_little_memory_here_says_nothing_of_the_model(device, tmp_path, monkeypatch):
+    write_onnx(tmp_path / "model.onnx", head())
+    with monkeypatch.context() as patch:
+        _with_little_memory(tmp_path, patch, 30 << 10)
+        with pytest.raises(EdgePsloraError, match="too little to begin") as told:
+            judge(tmp_path, LABELS, device.workspace.header, device.served())
+    assert told.value.exit_code == 1
+    # less than the gate would allow, and enough for a model that is no glutton
+    _with_little_memory(tmp_path, monkeypatch, 800 << 10)
+    assert judge(tmp_path, LABELS, device.workspace.header, device.served()).after == 1.0
+    write_onnx(tmp_path / "model.onnx", head(), nodes=hog())
+    with pytest.raises(EdgePsloraError, match="bytes of address space") as told:
+        judge(tmp_path, LABELS, device.workspace.header, None)
+    assert told.value.exit_code == 1
 
 
 def test_without_anchors_it_has_to_run(device, tmp_path):
