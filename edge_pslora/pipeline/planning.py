@@ -15,10 +15,11 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.footprint import Choice, Footprint, choose, finding_peak, least
 from edge_pslora.errors import BudgetError, WorkspaceError
-from edge_pslora.models.types import LoadedModel
+from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.footprint import RESIDENT_STEP, Known, measure
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.training.allocator import keep_freed, return_at_once
+from edge_pslora.training.layout import suits
 from edge_pslora.training.plan import TrainingPlan, UsedPrecision, UsedPrefix
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.units import format_size
@@ -58,7 +59,7 @@ def _is_large(model: LoadedModel) -> bool:
     return sum(sizes) >= LARGE_PRODUCTS
 
 
-def unplanned(model: LoadedModel, config: AdaptConfig) -> TrainingPlan:
+def unplanned(model: LoadedModel, inputs: EncodedInputs, config: AdaptConfig) -> TrainingPlan:
     """Without a memory budget nothing has to be measured: whole batches."""
     size = config.train.batch_size
     engine = config.engine
@@ -68,6 +69,7 @@ def unplanned(model: LoadedModel, config: AdaptConfig) -> TrainingPlan:
         precision=precisions(model, config)[0],
         checkpointing=bool(engine.checkpointing),
         cut=True,
+        channels_last=suits(model.backbone, inputs),
     )
 
 

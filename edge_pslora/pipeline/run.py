@@ -72,6 +72,7 @@ from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.pipeline.wear import CheckpointWear
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.layout import channels_last
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
@@ -213,6 +214,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with (
         open_base(workspace.base, model) as base_weights,
         open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,
+        channels_last(model.backbone, plan.channels_last),
     ):
         result = run_session(
             model,
@@ -284,7 +286,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
 
 def _planned(known: Known) -> TrainingPlan:
     if known.config.budget.ram_bytes is None:
-        return unplanned(known.model, known.config)
+        return unplanned(known.model, known.data.inputs, known.config)
     return make_plan(known)[0]
 
 

@@ -73,6 +73,13 @@ def extend_labels(head: Head, new: tuple[str, ...]) -> Head:
     )
 
 
+def will_transport(head: Head, config: HeadConfig) -> bool:
+    """Whether old statistics are moved into the new features: both features must then be of one precision,
+    for every difference between them counts as drift."""
+    old = head.statistics
+    return config.transport and old is not None and old.samples > 0
+
+
 def refit(
     head: Head,
     features: torch.Tensor,
@@ -87,7 +94,7 @@ def refit(
     """
     assert head.statistics is not None
     statistics = head.statistics
-    if config.transport and old_features is not None and statistics.samples > 0:
+    if old_features is not None and will_transport(head, config):
         statistics = transport(
             statistics, fit_transport(old_features, features, config.transport_ridge)
         )
