@@ -80,8 +80,8 @@ def add_samples(
     for part in blocks(len(features)):
         f, y = augment(features[part]), targets[part].double()
         weighted = f if weights is None else f * weights[part].double()[:, None]
-        gram = gram + weighted.T @ f
-        moment = moment + weighted.T @ y
+        gram = torch.addmm(gram, weighted.T, f)
+        moment = torch.addmm(moment, weighted.T, y)
         squares = squares + weighted[:, -1] @ y.square()
         samples += float(weighted[:, -1].sum())
     return replace(statistics, gram=gram, moment=moment, squares=squares, samples=samples)

@@ -140,6 +140,7 @@ def run_session(
     probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     required = config.engine.precision == "bf16"
     plan, notes = settled(model.backbone, adapters, plan, probe, required, lower)
+    give_back()
     half = plan.precision == "bf16" and not will_transport(head, config.head)
     in_session = begin_head(
         model,
@@ -305,6 +306,7 @@ def _features(
         features = extract_features(
             backbone, data.inputs, plan.feature_batch, _counted(progress, check), around
         )
+    give_back()  # before the algebra that follows
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())
