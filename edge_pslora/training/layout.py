@@ -51,7 +51,8 @@ def channels_last(backbone: Backbone, wanted: bool = True) -> Iterator[None]:
     forward = backbone.forward
 
     def laid(**inputs: torch.Tensor) -> torch.Tensor:
-        return forward(**pictures_last(inputs))
+        output: torch.Tensor = forward(**pictures_last(inputs))
+        return output
 
     setattr(laid, _MARK, True)
     with replaced(backbone, laid):
