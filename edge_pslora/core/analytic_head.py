@@ -80,8 +80,8 @@ def add_samples(
     for part in blocks(len(features)):
         f, y = augment(features[part]), targets[part].double()
         weighted = f if weights is None else f * weights[part].double()[:, None]
-        gram = gram + weighted.T @ f
-        moment = moment + weighted.T @ y
+        gram = torch.addmm(gram, weighted.T, f)
+        moment = torch.addmm(moment, weighted.T, y)
         squares = squares + weighted[:, -1] @ y.square()
         samples += float(weighted[:, -1].sum())
     return replace(statistics, gram=gram, moment=moment, squares=squares, samples=samples)
@@ -93,9 +93,28 @@ def mean_square(statistics: HeadStatistics) -> float:
     return float(statistics.gram.diagonal()[:size].sum() / size)
 
 
-def bias_penalty(statistics: HeadStatistics) -> float:
+def bias_penalty(samples: float) -> float:
     """Nearly nothing; but an unpenalised bias alone would make an empty G singular."""
-    return 1e-9 * max(statistics.samples, 1.0)
+    return 1e-9 * max(samples, 1.0)
+
+
+def penalty(square: float, ridge: float, samples: float) -> tuple[float, float]:
+    """What is added to the diagonal of G, (mu, that of the bias), never zero.
+
+    square: the mean square of one feature.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    return max(square * ridge, tiny), bias_penalty(samples)
+
+
+def solve_positive(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """system^-1 right, by Cholesky; statistics that were rounded to float32 may be a little indefinite,
+    and are then solved as any system is."""
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if int(failed):
+        solution: torch.Tensor = torch.linalg.solve(system, right)
+        return solution
+    return torch.cholesky_solve(right, factor)
 
 
 def solve_head(statistics: HeadStatistics, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,12 +123,11 @@ def solve_head(statistics: HeadStatistics, ridge: float) -> tuple[torch.Tensor, 
     ridge: mu in units of the mean square of one feature, trace(G) / d without the bias (> 0).
     """
     size = statistics.gram.shape[0] - 1
-    diagonal = torch.full((size + 1,), mean_square(statistics) * ridge, dtype=torch.float64)
-    diagonal[size] = bias_penalty(statistics)
-    diagonal = diagonal.clamp_min(torch.finfo(torch.float64).tiny)
-    solution = torch.linalg.solve(
-        statistics.gram + torch.diag(diagonal), statistics.moment
-    )  # [d + 1, C]
+    mu, of_bias = penalty(mean_square(statistics), ridge, statistics.samples)
+    system = statistics.gram.clone()
+    system.diagonal()[:size].add_(mu)
+    system.diagonal()[size].add_(of_bias)
+    solution = solve_positive(system, statistics.moment)  # [d + 1, C]
     return solution[:size].T.float().contiguous(), solution[size].float().contiguous()
 
 
@@ -120,16 +138,23 @@ def fit_transport(old: torch.Tensor, new: torch.Tensor, ridge: float) -> torch.T
     T = I + (F^T F + mu I)^-1 F^T (F' - F), mu = ridge * trace(F^T F) / d.
     """
     size = old.shape[1] + 1
+    eye = torch.eye(size, dtype=torch.float64)
+    if len(old) < size:  # F^T (F F^T + mu I)^-1 is the same with smaller factors
+        before, after = augment(old), augment(new)
+        products = before @ before.T
+        products.diagonal().add_(_unit(before.square().sum() - len(before), size, ridge))
+        return eye + before.T @ solve_positive(products, after - before)
     gram, cross = (torch.zeros(size, size, dtype=torch.float64) for _ in range(2))
     for part in blocks(len(old)):
         before, after = augment(old[part]), augment(new[part])
         gram += before.T @ before
         cross += before.T @ (after - before)
-    penalty = gram.diagonal()[:-1].sum() / (size - 1) * ridge
-    eye = torch.eye(size, dtype=torch.float64)
-    system = gram + penalty.clamp_min(torch.finfo(torch.float64).tiny) * eye
-    shift: torch.Tensor = torch.linalg.solve(system, cross)
-    return eye + shift
+    gram.diagonal().add_(_unit(gram.diagonal()[:-1].sum(), size, ridge))
+    return eye + solve_positive(gram, cross)
+
+
+def _unit(squares: torch.Tensor, size: int, ridge: float) -> torch.Tensor:
+    return (squares / (size - 1) * ridge).clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def transport(statistics: HeadStatistics, T: torch.Tensor) -> HeadStatistics:

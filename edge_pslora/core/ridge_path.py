@@ -89,7 +89,7 @@ def session_path(
     if weights is not None:
         rows *= weights.double().sqrt()[:, None]
     # sum w (x - m)(x - m)^T lacks what the bias's penalty moves the mean by
-    rows = torch.cat([rows, bias_penalty(statistics) ** 0.5 * mean[None]])
+    rows = torch.cat([rows, bias_penalty(statistics.samples) ** 0.5 * mean[None]])
     values, left = torch.linalg.eigh(rows @ rows.T)
     kept = values > _LEAST_SPREAD * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
     return _path(statistics, rows.T @ (left[:, kept] / values[kept].sqrt()), values[kept])
@@ -98,7 +98,7 @@ def session_path(
 def _centre(statistics: HeadStatistics) -> tuple[float, torch.Tensor]:
     """(n with the bias's penalty, mean feature [d])."""
     size = statistics.gram.shape[0] - 1
-    count = float(statistics.gram[size, size]) + bias_penalty(statistics)
+    count = float(statistics.gram[size, size]) + bias_penalty(statistics.samples)
     return count, statistics.gram[:size, size] / count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edge_pslora.core.adamw import AdamW
 from edge_pslora.data.types import Samples
 from edge_pslora.models.types import Backbone, EncodedInputs
 from edge_pslora.tasks import TASKS
@@ -66,10 +68,7 @@ def fit_base(
     check = order[:held] if held else train
     with seeded(seed):
         network = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(feature_size, outputs)})
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+        optimizer = AdamW(network.parameters(), settings.learning_rate, settings.weight_decay)
         best, best_loss, waited = copy.deepcopy(network.state_dict()), float("inf"), 0
         batches = _batches(train, settings.batch_size, rng)
         for step in range(1, settings.steps + 1):
@@ -80,7 +79,7 @@ def fit_base(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            schedule.step()
+            optimizer.learning_rate *= _falling(step, settings.steps)
             if step % settings.check_every == 0 or step == settings.steps:
                 now = _mean_loss(network, inputs, targets, check, loss_function)
                 if now < best_loss - 1e-4:
@@ -91,6 +90,11 @@ def fit_base(
                     break
         network.load_state_dict(best)
     backbone.eval()
+
+
+def _falling(step: int, steps: int) -> float:
+    """The factor from one rate of a cosine that ends at zero to the next, as torch's schedule has it."""
+    return (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
 
 
 def _problem(samples: Samples) -> tuple[torch.Tensor, int, LossFunction]:

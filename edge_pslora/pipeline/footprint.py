@@ -22,7 +22,7 @@ from edge_pslora.training.memory import Memory
 from edge_pslora.training.plan import TrainingPlan, UsedPrecision
 from edge_pslora.training.session import SessionData
 from edge_pslora.training.session_loss import session_loss
-from edge_pslora.training.stepping import stepping
+from edge_pslora.training.stepping import settled, stepping
 from edge_pslora.training.targets import Target
 from edge_pslora.training.token_loss import LARGE
 
@@ -131,7 +131,9 @@ def _way(known: Known, adapters: Mapping[str, Adapter], plan: TrainingPlan) -> W
     with ExitStack() as stack:
         few = inputs.batch(np.arange(min(2, len(inputs)), dtype=np.int64))
         required = known.config.engine.precision == "bf16"
-        if stack.enter_context(stepping(backbone, adapters, plan, few, required)):
+        if settled(backbone, adapters, plan, few, required)[0] != plan:
+            return None
+        if stack.enter_context(stepping(backbone, adapters, plan)):
             return None
         loss = stack.enter_context(
             session_loss(task, backbone, adapters, inputs, known.config, plan)

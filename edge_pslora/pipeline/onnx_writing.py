@@ -6,6 +6,7 @@ graph that the parent's file has already. Whichever way the file was made, it is
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from edge_pslora.exporters.onnx_patch import Array, with_tensors, write_patched
 from edge_pslora.exporters.onnx_read import ModelFile, open_model
 from edge_pslora.exporters.parity import Parity
 from edge_pslora.pipeline.onnx_metadata import EXPORTER
+from edge_pslora.training.allocator import give_back
 from edge_pslora.training.classifier import Classifier
 from edge_pslora.workspace import durable, layout
 from edge_pslora.workspace.generation import Generation
@@ -71,6 +73,8 @@ def write_onnx(
     from edge_pslora.exporters.onnx_export import export_onnx
 
     files = export_onnx(classifier, example, axes, path, metadata=metadata)
+    gc.collect()  # a traced graph refers to itself in circles
+    give_back()
     return Exported(prove(path, bool(files.notes)), how, files.notes)
 
 

@@ -15,10 +15,11 @@ from torch import nn
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.footprint import Choice, Footprint, choose, finding_peak, least
 from edge_pslora.errors import BudgetError, WorkspaceError
-from edge_pslora.models.types import LoadedModel
+from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.footprint import RESIDENT_STEP, Known, measure
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.training.allocator import keep_freed, return_at_once
+from edge_pslora.training.layout import suits
 from edge_pslora.training.plan import TrainingPlan, UsedPrecision, UsedPrefix
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.units import format_size
@@ -31,6 +32,9 @@ PLAN_FILE = "plan.json"
 LARGE_SIDE, LARGE_PRODUCTS = 128, 1_000_000
 # what the bf16 kernels bring along and keep (measured on MiniLM): with less room they are not tried
 BF16_KERNELS = 150 << 20
+# samples at once of a large model: twice as many take as long each (MobileNetV1, MiniLM), a pass without
+# gradients longer, for what it computes leaves the caches; and they take twice the memory
+PART = 16
 ROUND = RESIDENT_STEP  # the least that would do is said with so much room, and then does
 
 
@@ -58,16 +62,17 @@ def _is_large(model: LoadedModel) -> bool:
     return sum(sizes) >= LARGE_PRODUCTS
 
 
-def unplanned(model: LoadedModel, config: AdaptConfig) -> TrainingPlan:
-    """Without a memory budget nothing has to be measured: whole batches."""
-    size = config.train.batch_size
-    engine = config.engine
+def unplanned(model: LoadedModel, inputs: EncodedInputs, config: AdaptConfig) -> TrainingPlan:
+    """Without a memory budget nothing has to be measured: whole batches, large models in parts."""
+    size, engine = config.train.batch_size, config.engine
+    part = min(size, PART) if _is_large(model) else size
     return TrainingPlan(
-        micro_batch=min(engine.micro_batch or size, size),
-        feature_batch=size,
+        micro_batch=min(engine.micro_batch or part, size),
+        feature_batch=part,
         precision=precisions(model, config)[0],
         checkpointing=bool(engine.checkpointing),
         cut=True,
+        channels_last=suits(model.backbone, inputs),
     )
 
 

@@ -18,6 +18,7 @@ from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.prefix_file import free_bytes, open_rows
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.checkpointing import blocks
+from edge_pslora.training.layout import channels_last
 from edge_pslora.training.memory import Memory
 from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, UsedPrefix
@@ -71,7 +72,8 @@ def plan_prefix(
     if not plan.cut or (few and not asked) or (wanted == "off" and plan.precision == "float32"):
         note = "finding where training can start takes more memory than the budget has"
         return PlannedPrefix(note=f"no prefix cache: {note}" if asked and not plan.cut else "")
-    cut = _usable_cut(model, config, inputs, plan)
+    with channels_last(model.backbone, plan.channels_last):
+        cut = _usable_cut(model, config, inputs, plan)
     if not isinstance(cut, Cut):
         # with every layer adapted there is nothing to keep, and nothing to say
         return PlannedPrefix(note=f"no prefix cache: {cut.why}" if asked else "")

@@ -123,6 +123,12 @@ def adapter_parameters(targets: tuple[Target, ...], config: AdaptConfig) -> int:
     return sum(config.lora.rank * sum(target.shape) for target in targets)
 
 
+def forget_weights(model: LoadedModel) -> None:
+    """Gives up the memory of a model that will not compute again."""
+    for parameter in model.backbone.model.parameters():
+        parameter.data = parameter.data.new_empty(0)
+
+
 def described(model: LoadedModel, targets: tuple[Target, ...], config: AdaptConfig) -> str:
     """What a session is about to train, in one line."""
     trained = adapter_parameters(targets, config)

@@ -58,6 +58,7 @@ from edge_pslora.pipeline.prefix import open_prefix, plan_prefix, room_for_rows
 from edge_pslora.pipeline.preparing import (
     adapter_parameters,
     described,
+    forget_weights,
     grown_anchors,
     held_anchors,
     parts,
@@ -72,6 +73,8 @@ from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.pipeline.wear import CheckpointWear
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.training.allocator import give_back
+from edge_pslora.training.layout import channels_last
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
@@ -200,6 +203,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     require_disk(workspace, published)
     room = None if kept else room_for_rows(workspace.path, disk_left(workspace, published))
     prefix = plan_prefix(model, memory, data.inputs, config, plan, room)
+    give_back()  # what was tried is not to lie below what comes
     plan = replace(plan, cut=prefix.cut is not None, prefix=prefix.form)
     # the staging area goes on with a run only where its parent is still the same
     staged = workspace.begin(digest)
@@ -213,6 +217,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with (
         open_base(workspace.base, model) as base_weights,
         open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,
+        channels_last(model.backbone, plan.channels_last),
     ):
         result = run_session(
             model,
@@ -248,6 +253,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         run.stages.progress.say(note)
     candidate = replace(candidate, notes=(*candidate.notes, *exported.notes))
     run.meter.check_memory("export")
+    forget_weights(model)  # from here on the file answers
+    gc.collect()
+    give_back()
     check_disk(workspace.path, config)
     with stage("checking"):
         most = plan.feature_batch
@@ -284,7 +292,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
 
 def _planned(known: Known) -> TrainingPlan:
     if known.config.budget.ram_bytes is None:
-        return unplanned(known.model, known.config)
+        return unplanned(known.model, known.data.inputs, known.config)
     return make_plan(known)[0]
 
 

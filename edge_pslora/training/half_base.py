@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from edge_pslora.models.types import Backbone
 from edge_pslora.training.half_weights import halvable, halved
 from edge_pslora.training.inject import Adapter, injected
+from edge_pslora.training.layout import is_channels_last, is_laid, pictures_last
 from edge_pslora.training.replacing import replaced
 from edge_pslora.training.targets import is_transposed_linear
 
@@ -35,7 +36,7 @@ def half_base(
 
     lower: names of modules that compute in float32 as ever, none inside another or adapted.
     """
-    model = backbone.model
+    model, laid = backbone.model, is_laid(backbone)
     below = {name: model.get_submodule(name) for name in lower}
     full = {id(p) for module in below.values() for p in module.parameters()}
     own = {name: a for name, a in adapters.items() if _is_product(model.get_submodule(name), a)}
@@ -43,7 +44,7 @@ def half_base(
     with ExitStack() as stack:
         stack.enter_context(halved([p for p in halvable(model) if id(p) not in full]))
         for module in below.values():
-            stack.enter_context(replaced(module, _full_forward(module.forward)))
+            stack.enter_context(replaced(module, _full_forward(module.forward, laid)))
         for name, adapter in own.items():
             module = model.get_submodule(name)
             stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
@@ -55,22 +56,21 @@ def half_base(
 
 def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def half_forward(**inputs: torch.Tensor) -> torch.Tensor:
-        pictures = {
-            name: x.contiguous(memory_format=torch.channels_last)
-            for name, x in inputs.items()
-            if x.dim() == 4 and x.is_floating_point()
-        }
         # where a module mixes bf16 and float32, autocast says which wins
         with torch.autocast("cpu", HALF):
-            return forward(**(inputs | pictures)).float()
+            return forward(**pictures_last(inputs)).float()
 
     return half_forward
 
 
-def _full_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """In float32 and in torch's own layout, as outside of training; pictures leave as they came."""
+def _full_forward(forward: Callable[..., Any], laid: bool) -> Callable[..., Any]:
+    """In float32 and, unless pictures are laid out with channels last for the whole session, in torch's
+    own layout, as outside of training; pictures leave as they came."""
 
     def full_forward(*args: Any, **kwargs: Any) -> Any:
+        if laid:
+            with torch.autocast("cpu", enabled=False):
+                return forward(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()})
         values = (*args, *kwargs.values())
         with torch.autocast("cpu", enabled=False):
             output = forward(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
@@ -88,16 +88,6 @@ def _full_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _plain(value: Any) -> Any:
     value = _full(value)
     return value.contiguous() if is_channels_last(value) else value
-
-
-def is_channels_last(value: Any) -> bool:
-    """Whether it is a batch of pictures in the layout that bf16 convolutions want."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dim() == 4
-        and not value.is_contiguous()
-        and value.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 class FullPrecision(TorchFunctionMode):

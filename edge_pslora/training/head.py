@@ -15,6 +15,7 @@ from edge_pslora.core.analytic_head import (
     transport,
     with_labels,
 )
+from edge_pslora.core.fold_heads import fold_heads
 from edge_pslora.core.ridge_path import leave_one_out, session_path
 from edge_pslora.tasks import TASKS, Task
 from edge_pslora.tasks.regression import ValueMoments
@@ -72,6 +73,13 @@ def extend_labels(head: Head, new: tuple[str, ...]) -> Head:
     )
 
 
+def will_transport(head: Head, config: HeadConfig) -> bool:
+    """Whether old statistics are moved into the new features: both features must then be of one precision,
+    for every difference between them counts as drift."""
+    old = head.statistics
+    return config.transport and old is not None and old.samples > 0
+
+
 def refit(
     head: Head,
     features: torch.Tensor,
@@ -86,14 +94,14 @@ def refit(
     """
     assert head.statistics is not None
     statistics = head.statistics
-    if config.transport and old_features is not None and statistics.samples > 0:
+    if old_features is not None and will_transport(head, config):
         statistics = transport(
             statistics, fit_transport(old_features, features, config.transport_ridge)
         )
     before = replace(head, statistics=statistics)
     after = _with_samples(before, features, targets, config)
     ridge = config.ridge or _chosen_ridge(after, head, features, targets, config)
-    folds = cross_fit(before, features, targets, config, ridge)
+    folds = cross_fit(before, features, targets, config, ridge, after)
     weight, bias = solve_head(after, ridge)
     return replace(
         head,
@@ -132,23 +140,29 @@ def cross_fit(
     targets: torch.Tensor,
     config: HeadConfig,
     ridge: float | None = None,
+    total: HeadStatistics | None = None,
 ) -> CrossFit:
     """Heads on the old statistics and K - 1 folds of the new samples, K = config.folds.
 
     features [N, d]; targets as the task encodes them. Sample i is in fold i mod K. ridge: None: as
-    configured, or chosen by leave-one-out on these samples.
+    configured, or chosen by leave-one-out on these samples. total: the head's statistics with all of
+    them, where they are known.
     """
     assert head.statistics is not None
+    if total is None:
+        total = _with_samples(head, features, targets, config)
     if ridge is None:
-        ridge = config.ridge or _chosen_ridge(
-            _with_samples(head, features, targets, config), head, features, targets, config
-        )
+        ridge = config.ridge or _chosen_ridge(total, head, features, targets, config)
     fold = torch.arange(len(features)) % max(1, min(config.folds, len(features)))
-    solved = []
-    for k in range(int(fold.max()) + 1):
-        seen = fold != k
-        statistics = _with_samples(head, features[seen], targets[seen], config)
-        solved.append(solve_head(statistics, ridge))
+    solved = fold_heads(
+        head.statistics,
+        total,
+        features,
+        TASKS[head.task_type].columns(targets, len(head.labels)),
+        fold,
+        ridge,
+        lambda columns: sample_weights(columns, head, config),
+    )
     task = TASKS[head.task_type]
     weight = torch.stack([w for w, _ in solved])
     bias = torch.stack([b for _, b in solved]) - task.threshold

@@ -17,6 +17,7 @@ class TrainingPlan:
 
     cut: whether the layers below all that is trained are told from the others: they compute in float32.
     prefix: how what they give is kept on disk, "off": not at all.
+    channels_last: pictures lie so in memory during the session (training/layout.py).
     peak_bytes: predicted resident memory of the process at its largest, 0 where nothing was predicted.
     returning: freed memory goes back to the system at once (training/allocator.py).
     """
@@ -27,6 +28,7 @@ class TrainingPlan:
     checkpointing: bool = False
     cut: bool = False
     prefix: UsedPrefix = "off"
+    channels_last: bool = False
     peak_bytes: int = 0
     returning: bool = False
 

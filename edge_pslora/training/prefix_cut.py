@@ -8,7 +8,7 @@ outputs are those of a full pass, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,18 @@ from torch import nn
 
 from edge_pslora.models.failures import FOREIGN_ERRORS, first_line
 from edge_pslora.models.types import Backbone, EncodedInputs
-from edge_pslora.training.half_base import half_base, is_channels_last
+from edge_pslora.training.half_base import half_base
+from edge_pslora.training.layout import is_channels_last
 from edge_pslora.training.prefix_trace import Call, trace
-from edge_pslora.training.stand_ins import Answer, CallId, answering, the_tensor, with_tensor
+from edge_pslora.training.stand_ins import (
+    Answer,
+    CallId,
+    IdleCall,
+    answering,
+    stand_in,
+    the_tensor,
+    with_tensor,
+)
 
 LEAST_SHARE = 0.05  # of a forward pass: below, reading the rows takes what skipping saves
 LARGEST_DIFFERENCE = 1e-4  # of the largest output, for samples whose rows came from other batches
@@ -54,19 +63,30 @@ class Skipped:
 @dataclass(frozen=True)
 class Cut:
     """boundary: the call whose output is kept, [B, ...]; skipped: those before it; share: of the
-    multiplications of a forward pass that are then not done."""
+    multiplications of a forward pass that are then not done; idle: functions outside of its modules that
+    need not be computed either."""
 
     boundary: Skipped
     skipped: tuple[Skipped, ...]
     share: float
+    idle: frozenset[IdleCall] = frozenset()
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of those whose calls are not computed."""
         return tuple(dict.fromkeys(s.call[0] for s in (*self.skipped, self.boundary)))
 
-    def answers(self, kept: torch.Tensor, longest: int, fill: float = 0.0) -> dict[CallId, Answer]:
-        """How the calls are answered where `kept` [B, ...] is what the boundary gives."""
+    def answers(
+        self,
+        kept: torch.Tensor,
+        longest: int,
+        fill: float = 0.0,
+        seen: set[IdleCall] | None = None,
+    ) -> dict[CallId, Answer]:
+        """How the calls are answered where `kept` [B, ...] is what the boundary gives.
+
+        seen: takes up functions that need not be computed, where `fill` is NaN.
+        """
         samples = len(kept)
         pictures = False
 
@@ -76,15 +96,17 @@ class Cut:
             def answer(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 nonlocal pictures
                 pictures = pictures or any(is_channels_last(a) for a in (*args, *kwargs.values()))
-                tensor = kept.new_full((), fill).expand(
-                    sizes
-                )  # no memory, and writing into it fails
-                return with_tensor(skipped.form, tensor)
+                # no memory, and writing into it fails
+                values = kept.new_full((), fill).expand(sizes)
+                return with_tensor(
+                    skipped.form, stand_in(values, self.idle if seen is None else seen)
+                )
 
             return answer
 
         def boundary(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            laid = kept.contiguous(memory_format=torch.channels_last) if pictures else kept
+            last = pictures or any(is_channels_last(a) for a in (*args, *kwargs.values()))
+            laid = kept.contiguous(memory_format=torch.channels_last) if last else kept
             return with_tensor(self.boundary.form, laid)
 
         return {s.call: nothing(s) for s in self.skipped} | {self.boundary.call: boundary}
@@ -180,14 +202,14 @@ def _search(
                 s for s in skipped if _equal(backbone, Cut(boundary, (s,), 0), parts, kept)
             )
         saved = costs[boundary.call] + sum(costs[s.call] for s in skipped)
-        cut = Cut(boundary, skipped, saved / traces[0].cost)
-        if saved < MOST_OF * below or not _equal(backbone, cut, parts, kept):
+        cut, idle = Cut(boundary, skipped, saved / traces[0].cost), set[IdleCall]()
+        if saved < MOST_OF * below or not _equal(backbone, cut, parts, kept, idle):
             why = "what is trained hangs on more than one result of the layers below"
             continue
-        if not _alike(backbone, cut, whole, kept):
-            why = "its samples depend on the others in a batch, or on padding"
-            continue
-        return cut
+        for found in (replace(cut, idle=frozenset(idle)), cut):
+            if _alike(backbone, found, whole, kept):
+                return found
+        why = "its samples depend on the others in a batch, or on padding"
     return NoCut(why)
 
 
@@ -235,12 +257,16 @@ def _is_kept_by_sample(axes: tuple[Axis, ...]) -> bool:
 
 
 def _equal(
-    backbone: Backbone, cut: Cut, parts: Sequence[_Probe], kept: Sequence[torch.Tensor | None]
+    backbone: Backbone,
+    cut: Cut,
+    parts: Sequence[_Probe],
+    kept: Sequence[torch.Tensor | None],
+    idle: set[IdleCall] | None = None,
 ) -> bool:
     """Whether the outputs of both probes are those of a full pass, bit for bit, and none is NaN."""
     for part, tensor in zip(parts, kept, strict=True):
         assert tensor is not None
-        found = _replayed(backbone, cut, part.batch, tensor, part.longest)
+        found = _replayed(backbone, cut, part.batch, tensor, part.longest, idle)
         if found is None or not torch.equal(found, part.expected):
             return False
     return True
@@ -270,9 +296,10 @@ def _replayed(
     batch: Mapping[str, torch.Tensor],
     kept: torch.Tensor,
     longest: int,
+    idle: set[IdleCall] | None = None,
 ) -> torch.Tensor | None:
     try:
-        answers = cut.answers(kept.clone(), longest, fill=float("nan"))
+        answers = cut.answers(kept.clone(), longest, float("nan"), idle)
         with torch.no_grad(), answering(backbone.model, answers):
             output: torch.Tensor = backbone(**batch)
             return output

@@ -31,7 +31,8 @@ from edge_pslora.progress import Progress, SilentProgress
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.allocator import give_back
 from edge_pslora.training.features import Around, extract_features
-from edge_pslora.training.head import extend_labels
+from edge_pslora.training.half_base import half_base
+from edge_pslora.training.head import extend_labels, will_transport
 from edge_pslora.training.head_session import Unseen, begin_head
 from edge_pslora.training.inject import Adapter, injected, new_adapters
 from edge_pslora.training.loop import CheckpointStore, LoopHooks, TrainLog, train
@@ -47,7 +48,7 @@ from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.prefix_cache import PrefixCache
 from edge_pslora.training.session_loss import session_loss, session_sampling
-from edge_pslora.training.stepping import stepping
+from edge_pslora.training.stepping import settled, stepping
 from edge_pslora.training.targets import adapted_targets, as_matrix
 
 
@@ -108,7 +109,8 @@ def run_session(
     them half changed: the caller then discards the model.
 
     Args:
-        plan: how it is computed; None: whole batches in float32.
+        plan: how it is computed; None: whole batches in float32. Its layout of pictures is the
+            caller's to enter, for all that the session computes with the model.
         lower: modules below all that is trained, which stay in float32 where a step is in bf16.
         prefix: where the activations that they give are kept; None: nowhere.
         stop: asked at every step; a non-empty reason ends training there.
@@ -134,13 +136,28 @@ def run_session(
 
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
     adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
+    few = min(8, plan.micro_batch, len(data.inputs))
+    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
+    required = config.engine.precision == "bf16"
+    plan, notes = settled(model.backbone, adapters, plan, probe, required, lower)
+    give_back()
+    half = plan.precision == "bf16" and not will_transport(head, config.head)
     in_session = begin_head(
         model,
         memory.head,
         head,
         wanted,
         config,
-        lambda stage: _features(model.backbone, data, plan, progress, stage, prefix, check),
+        lambda stage: _features(
+            model.backbone,
+            data,
+            plan,
+            progress,
+            stage,
+            prefix,
+            check,
+            lower if half and stage == "features before" else None,
+        ),
         generator,
     )
     if prefix is not None and not prefix.complete:
@@ -163,21 +180,10 @@ def run_session(
     }
     extra = _extra_parameters(model.backbone, config, in_session.parameters)
 
-    few = min(8, plan.micro_batch, len(data.inputs))
-    probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     sampling = session_sampling(task, data.inputs, wanted, config, plan)
     progress.start("training", len(data.targets) * config.train.epochs)
     with ExitStack() as stack:
-        notes = stack.enter_context(
-            stepping(
-                model.backbone,
-                adapters,
-                plan,
-                probe,
-                required=config.engine.precision == "bf16",
-                lower=lower,
-            )
-        )
+        notes += stack.enter_context(stepping(model.backbone, adapters, plan, lower))
         loss = stack.enter_context(
             session_loss(task, model.backbone, adapters, data.inputs, config, plan)
         )
@@ -289,14 +295,18 @@ def _features(
     stage: str,
     prefix: PrefixCache | None = None,
     check: Callable[[], None] = lambda: None,
+    half: Sequence[str] | None = None,
 ) -> torch.Tensor:
+    """half: the modules that stay in float32 where all else computes in bf16; None: float32 throughout."""
     around: Around = lambda samples: nullcontext()  # noqa: E731
     if prefix is not None and (prefix.exact or not prefix.complete):
         around = partial(prefix.during, backbone)
     progress.start(stage, len(data.inputs))
-    features = extract_features(
-        backbone, data.inputs, plan.feature_batch, _counted(progress, check), around
-    )
+    with nullcontext() if half is None else half_base(backbone, {}, half):
+        features = extract_features(
+            backbone, data.inputs, plan.feature_batch, _counted(progress, check), around
+        )
+    give_back()  # before the algebra that follows
     progress.finish()
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).flatten(1).any(1).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 
@@ -19,19 +20,16 @@ HALF_TOLERANCE = (
 )
 
 
-@contextmanager
-def stepping(
+def settled(
     backbone: Backbone,
     adapters: Mapping[str, Adapter],
     plan: TrainingPlan,
     probe: dict[str, torch.Tensor],
     required: bool = False,
     lower: Sequence[str] = (),
-) -> Iterator[list[str]]:
-    """Within the block the backbone computes with W + D of every adapter; afterwards with W, to the bit.
-
-    Yields what people should know, one sentence each: a model that bf16 does not suit is trained in
-    float32.
+) -> tuple[TrainingPlan, list[str]]:
+    """The plan in the precision that the model takes, and what people should know, one sentence each: a
+    model that bf16 does not suit is trained in float32.
 
     Args:
         probe: inputs of a few samples.
@@ -41,18 +39,33 @@ def stepping(
     Raises:
         ModelError: bf16 is required and the model cannot.
     """
+    problem = half_problem(backbone, adapters, probe, lower) if plan.precision == "bf16" else ""
+    if not problem:
+        return plan, []
+    if required:
+        raise ModelError(
+            "--precision bf16",
+            expected="a model that computes in bf16 what it does in float32",
+            found=problem,
+            remedy="leave --precision out",
+        )
+    note = f"Training was computed in float32, not in bf16: {problem}."
+    return replace(plan, precision="float32"), [note]
+
+
+@contextmanager
+def stepping(
+    backbone: Backbone,
+    adapters: Mapping[str, Adapter],
+    plan: TrainingPlan,
+    lower: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Within the block the backbone computes with W + D of every adapter; afterwards with W, to the bit.
+
+    Yields what people should know, one sentence each. plan: as `settled` gave it.
+    """
     notes: list[str] = []
     half = plan.precision == "bf16"
-    if half and (problem := half_problem(backbone, adapters, probe, lower)):
-        if required:
-            raise ModelError(
-                "--precision bf16",
-                expected="a model that computes in bf16 what it does in float32",
-                found=problem,
-                remedy="leave --precision out",
-            )
-        notes.append(f"Training was computed in float32, not in bf16: {problem}.")
-        half = False
     with ExitStack() as stack:
         stack.enter_context(
             half_base(backbone, adapters, lower) if half else injected(backbone.model, adapters)

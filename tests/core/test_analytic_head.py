@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import reference
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_pslora.core.analytic_head import (
+    HeadStatistics,
     add_samples,
     empty_statistics,
     fit_transport,
@@ -66,12 +68,22 @@ def test_an_empty_head_answers_zero():
     assert not bool(bias.any())
 
 
-def test_the_transport_map_equals_the_reference():
-    old, _ = _samples(50, 6, 2)
-    new = old + 0.1 * torch.randn(50, 6, generator=torch.Generator().manual_seed(1)).double()
+@pytest.mark.parametrize("n", [50, 7, 6, 3, 1])
+def test_the_transport_map_equals_the_reference(n):
+    old, _ = _samples(n, 6, 2)
+    new = old + 0.1 * torch.randn(n, 6, generator=torch.Generator().manual_seed(1)).double()
     torch.testing.assert_close(
         fit_transport(old, new, 1e-2), reference.transport_map(old, new, 1e-2)
     )
+
+
+def test_statistics_that_rounding_made_indefinite_are_solved_all_the_same():
+    gram = torch.diag(torch.tensor([1.0, 1.0, -1e-6, 5.0], dtype=torch.float64))
+    moment = torch.tensor([[1.0], [0.0], [0.0], [2.0]], dtype=torch.float64)
+    statistics = HeadStatistics(gram, moment, torch.ones(1).double(), ("a",), 5.0)
+    weight, bias = solve_head(statistics, 1e-9)
+    torch.testing.assert_close(weight, torch.tensor([[1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(bias, torch.tensor([0.4]))
 
 
 def test_without_drift_transport_is_the_identity():

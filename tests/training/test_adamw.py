@@ -5,20 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
+from edge_pslora.models.fit import _falling
 from edge_pslora.training.adamw import AdamW
 
 
-def test_every_step_gives_the_bits_of_torch_also_where_a_gradient_is_missing() -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_every_step_gives_the_bits_of_torch_also_where_a_gradient_is_missing(decay: float) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (
         [nn.Parameter(torch.linspace(-1, 1, size).reshape(shape)) for size, shape in SHAPES]
         for _ in range(2)
     )
-    mine = AdamW(ours, 1e-3)
-    torch_s = torch.optim.AdamW(theirs, lr=1e-3, weight_decay=0.0)
+    mine = AdamW(ours, 1e-3, decay)
+    torch_s = torch.optim.AdamW(theirs, lr=1e-3, weight_decay=decay)
     for number in range(12):
         mine.learning_rate = torch_s.param_groups[0]["lr"] = 1e-3 / (1 + number)
         mine.zero_grad()
@@ -35,6 +38,17 @@ def test_every_step_gives_the_bits_of_torch_also_where_a_gradient_is_missing() -
             assert mine.state[a].keys() == torch_s.state[b].keys()
             for name, value in torch_s.state[b].items():
                 assert torch.equal(mine.state[a][name], value)
+
+
+def test_the_rates_of_a_fit_are_those_of_torch() -> None:
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+    rate = 2e-3
+    for step in range(1, 41):
+        rate *= _falling(step, 40)
+        optimizer.step()
+        schedule.step()
+        assert rate == optimizer.param_groups[0]["lr"]
 
 
 SHAPES = ((32, (4, 8)), (6, (6,)), (96, (8, 12)))

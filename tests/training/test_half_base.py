@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from tiny import ArrayInputs, TinyBackbone, blobs, tiny_model
 from torch import nn
 
-from edge_pslora.config import AdaptConfig, EngineConfig, LoraConfig, TrainConfig
+from edge_pslora.config import AdaptConfig, EngineConfig, HeadConfig, LoraConfig, TrainConfig
 from edge_pslora.errors import ModelError
-from edge_pslora.training import precision
+from edge_pslora.training import precision, session
 from edge_pslora.training.half_base import HALF, half_base
 from edge_pslora.training.half_weights import halvable, halved, joined, split
 from edge_pslora.training.inject import injected, new_adapters
 from edge_pslora.training.memory import first_memory
 from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, SessionResult, run_session
-from edge_pslora.training.stepping import half_problem, stepping
+from edge_pslora.training.stepping import half_problem, settled, stepping
 from edge_pslora.training.targets import find_targets
 
 
@@ -161,15 +161,16 @@ def test_trained_and_shared_weights_are_left_alone():
         assert tied.weight.dtype == HALF
 
 
-def _session(plan_changes, config, **more) -> SessionResult:
-    model = tiny_model()
+def _session(plan_changes, config=None, model=None, memory=None, **more) -> SessionResult:
+    model, config = model or tiny_model(), config or CONFIG
     base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
     rows, names = blobs(("a", "b", "c"))
+    names[::5] = np.roll(names[::5], 1)  # or there would be no loss that could differ
     targets = find_targets(model.backbone.model, config.lora.target_modules)
     return run_session(
         model,
         base.__getitem__,
-        first_memory(model, targets, config, "classification"),
+        memory or first_memory(model, targets, config, "classification"),
         SessionData(ArrayInputs(rows), names),
         config,
         plan=replace(plain_plan(config), **plan_changes),
@@ -220,14 +221,31 @@ def test_a_model_that_bf16_does_not_suit_is_trained_in_float32_and_it_is_said(la
     x = {"x": torch.randn(4, 6)}
     assert said in half_problem(model.backbone, adapters, x)
     plan = replace(plain_plan(CONFIG), precision="bf16")
-    with stepping(model.backbone, adapters, plan, x) as notes:
-        assert said in notes[0]
+    found, notes = settled(model.backbone, adapters, plan, x)
+    assert found == replace(plan, precision="float32")
+    assert said in notes[0]
+    with stepping(model.backbone, adapters, found):
         assert model.backbone.model[0].weight.dtype == torch.float32
-    with (
-        pytest.raises(ModelError, match="--precision bf16"),
-        stepping(model.backbone, adapters, plan, x, required=True),
-    ):
-        pass
+    with pytest.raises(ModelError, match="--precision bf16"):
+        settled(model.backbone, adapters, plan, x, required=True)
+
+
+def test_features_before_are_in_bf16_only_where_no_statistics_are_moved_by_them(monkeypatch):
+    """What differs between the features before and after counts as drift, rounding too."""
+    asked: list[bool] = []
+    extract = session.extract_features
+
+    def watched(backbone, *args):
+        asked.append(backbone.model[0].weight.dtype == HALF)
+        return extract(backbone, *args)
+
+    monkeypatch.setattr(session, "extract_features", watched)
+    model = tiny_model()
+    first = _session({"precision": "bf16"}, model=model)
+    _session({"precision": "bf16"}, model=model, memory=first.memory)
+    apart = replace(CONFIG, head=HeadConfig(transport=False))
+    _session({"precision": "bf16"}, apart, model=model, memory=first.memory)
+    assert asked == [True, False, False, False, True, False]
 
 
 def test_bf16_asked_for_by_name_is_required():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import ArrayInputs, TinyBackbone, blobs, tiny_model
 from torch import nn
 
@@ -153,6 +154,46 @@ class Pictures(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.top(self.wide(self.low(x) * self.scale)).relu().mean((2, 3))
+
+
+def test_what_the_model_does_between_skipped_modules_is_not_computed(monkeypatch):
+    """Only what gave nothing but NaN of NaN; what looks at values, or at others too, computes."""
+    backbone, inputs = _between()
+    cut = find_cut(backbone, [backbone.model.top.weight], inputs)
+    assert isinstance(cut, Cut)
+    assert {call[0].__name__ for call in cut.idle} == {"relu6", "gelu"}
+    batch, computed = inputs.batch(np.arange(9)), []
+    monkeypatch.setattr(torch._C._nn, "relu6", lambda x: computed.append(x) or x.clamp(0, 6))
+    with torch.no_grad():
+        expected = backbone(**batch)
+        assert len(computed) == 2
+        cache = PrefixCache(cut, inputs.lengths(), "exact", Rows())
+        for more in (2, 0, 0):  # the first pass keeps the rows
+            computed.clear()
+            with cache.during(backbone, np.arange(9)):
+                assert torch.equal(backbone(**batch), expected)
+            assert len(computed) == more
+
+
+class Between(nn.Module):
+    """Functions between modules, one of them of a kind that turns NaN into numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.next = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.wide, self.top = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(F.relu6(self.low(x)))
+        x = torch.nan_to_num(F.relu6(self.next(x))) + 1
+        return self.top(self.wide(x))
+
+
+def _between():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = TinyBackbone(Between()).eval().requires_grad_(False)
+    return backbone, ArrayInputs(np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32))
 
 
 def test_steps_in_bf16_are_the_same_to_the_bit_with_kept_rows_and_without():
