@@ -45,9 +45,11 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
+    "compare": LEAVES | {"training", "workspace"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
     "cli": PARTS
-    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
+    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"}
+    | {"compare"},
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
@@ -84,6 +86,7 @@ TORCH_FREE = [
     "edge_pslora.core.drift",
     "edge_pslora.core.gate",
     "edge_pslora.report",
+    "edge_pslora.compare.statistics",
     "edge_pslora.cli.main",
 ]
 
