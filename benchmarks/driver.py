@@ -15,8 +15,8 @@ from benchmarks.options import count, given
 from benchmarks.places import OUT
 from benchmarks.run_stream import StreamRun, run_stream
 from benchmarks.stream_loaders import Loader
-from benchmarks.stream_types import Stream
 from benchmarks.table import format_table, write_table
+from edge_pslora.compare.stream import Stream
 from edge_pslora.errors import EdgePsloraError
 
 DEFAULT_METHODS = (SEQUENTIAL, DEFAULT, FROZEN, JOINT_LINEAR)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from benchmarks.figures import summary
 from benchmarks.run_stream import EVAL_BATCH, StreamRun, summarised
-from benchmarks.stream_types import Stream
+from edge_pslora.compare.stream import Stream
 from edge_pslora.config import HeadConfig
 from edge_pslora.core.analytic_head import (
     HeadStatistics,

@@ -21,8 +21,8 @@ from benchmarks.methods import DEFAULT, Method, choose
 from benchmarks.places import OUT
 from benchmarks.run_stream import StreamRun, run_stream
 from benchmarks.stream_loaders import TEXT_TASKS_ALL, pacs, text
-from benchmarks.stream_types import Stream
 from benchmarks.table import Row, format_table, row, write_table
+from edge_pslora.compare.stream import Stream
 from edge_pslora.core.history import LayerHistory, empty_layer, fold
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.training.memory import Memory

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.methods import Method
-from benchmarks.stream_types import Stream
+from edge_pslora.compare.stream import Stream
 from edge_pslora.core.metrics import (
     average_accuracy,
     backward_transfer,

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": GROUND | {"core", "data"},
     "models": GROUND | {"core", "data", "tasks", "workspace"},
     "training": LEAVES,
+    "compare": LEAVES | {"training", "workspace"},
     "update": GROUND | {"core", "workspace"},
     "exporters": LEAVES | {"workspace", "update", "signing"},
     "signing": GROUND | {"workspace"},
@@ -45,11 +46,18 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
-    "compare": LEAVES | {"training", "workspace"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
     "cli": PARTS
-    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"}
-    | {"compare"},
+    | {
+        "pipeline",
+        "evaluation",
+        "inspection",
+        "demo",
+        "merge_files",
+        "device",
+        "signing",
+        "compare",
+    },
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {

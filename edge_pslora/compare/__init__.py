@@ -1,1 +1,1 @@
-"""Methods side by side on the same stream: what they are, how they are run, what the figures show."""
+"""Methods of continual learning behind one Protocol, and the comparison of them on a stream of tasks."""

@@ -17,7 +17,7 @@ from benchmarks.heads import HEADS, STREAMS, HeadStream, head_methods, main
 from benchmarks.heads_frozen import CHOICES, frozen_runs
 from benchmarks.places import EXAMPLES
 from benchmarks.stream_loaders import importable
-from benchmarks.stream_types import Part, Stream, make_stream
+from edge_pslora.compare.stream import Part, Stream, make_stream
 from edge_pslora.data.types import Samples
 from edge_pslora.models.user_module import build_module
 from edge_pslora.models.weights import write_weights

@@ -10,7 +10,7 @@ from tiny import ArrayInputs, blobs, tiny_model
 from benchmarks.figures import Targets, rows_of
 from benchmarks.methods import all_methods, choose
 from benchmarks.run_stream import StreamRun, run_stream
-from benchmarks.stream_types import Part, Rows, Stream, concatenate, make_stream
+from edge_pslora.compare.stream import Part, Rows, Stream, concatenate, make_stream
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import UsageError
 

@@ -17,7 +17,7 @@ from benchmarks.places import EXAMPLES, data_path
 from benchmarks.quick import QUICK
 from benchmarks.run_stream import run_stream
 from benchmarks.stream_loaders import HOSPITALS, PACS_DOMAINS, heart, importable, pacs
-from benchmarks.stream_types import Stream
+from edge_pslora.compare.stream import Stream
 from edge_pslora.errors import UsageError
 from edge_pslora.models.user_module import build_module
 from edge_pslora.models.weights import write_weights

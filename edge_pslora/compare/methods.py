@@ -1,0 +1,152 @@
+"""All methods, in the order of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edge_pslora.compare.learners.finetune import FineTuneLearner
+from edge_pslora.compare.learners.frozen import FrozenLearner
+from edge_pslora.compare.method import Learner, Method, Setup
+from edge_pslora.compare.product import Change, ProductLearner
+from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.average import average_rule
+from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.l2sp import L2SP
+from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.trainer import LoraLearner
+from edge_pslora.config import AdaptConfig, MergeRule, StabilityConfig, paper_preset
+from edge_pslora.errors import UsageError
+
+
+def _lora(
+    key: str,
+    name: str,
+    paper: str,
+    rule: Callable[[], Rule],
+    *,
+    stores_samples: bool = False,
+    needs_head: bool = False,
+) -> tuple[Method, Method]:
+    """A LoRA method with the linear head as published, and with the product's analytic head."""
+    linear = Method(
+        key, name, paper, lambda setup: LoraLearner(setup, rule()), stores_samples, needs_head
+    )
+    analytic = replace(
+        linear,
+        key=f"{key}+analytic",
+        name=f"{name}, analytic head",
+        start=lambda setup: LoraLearner(setup, rule(), "analytic"),
+        needs_head=True,
+    )
+    return linear, analytic
+
+
+def _product(key: str, name: str, change: Change, *, needs_head: bool = False) -> Method:
+    """A variant of PS-LoRA, by the product's own session."""
+    paper = "arXiv 2512.08960, Eq. 4 and 5"
+    return Method(
+        key, name, paper, lambda setup: ProductLearner(setup, change), needs_head=needs_head
+    )
+
+
+def _stability(**changes: Any) -> Change:
+    return lambda config: replace(config, stability=replace(config.stability, **changes))
+
+
+def _merged(rule: MergeRule) -> Change:
+    return lambda config: replace(config, merge=rule)
+
+
+def _paper(**changes: Any) -> Change:
+    """The published method as its sources state it, within the budget; and changes to that."""
+    preset = paper_preset()
+
+    def change(config: AdaptConfig) -> AdaptConfig:
+        lora = replace(config.lora, factors="float32")
+        published = replace(preset, lora=lora, train=config.train, budget=config.budget)
+        return replace(published, **changes)
+
+    return change
+
+
+def _no_transport(config: AdaptConfig) -> AdaptConfig:
+    return replace(config, head=replace(config.head, transport=False))
+
+
+def _joint_linear(setup: Setup) -> Learner:
+    return LoraLearner(setup, PlainRule())
+
+
+NO_LOSS = StabilityConfig(weight=0.0)
+_PRODUCT = (
+    Method("pslora", "PS-LoRA (default)", "this project", ProductLearner),
+    _product("pslora-loss", "default, loss only", _merged("none")),
+    _product("pslora-merge", "default, merge only", _stability(weight=0.0)),
+    _product(
+        "pslora-neither", "default, neither", lambda c: replace(c, stability=NO_LOSS, merge="none")
+    ),
+    _product("pslora-product", "default, loss as product", _stability(reading="product")),
+    _product("pslora-direction", "default, direction only", _stability(magnitude=False)),
+    _product("pslora-magnitude", "default, magnitude only", _stability(direction=False)),
+    _product("pslora-max_magnitude", "default, max_magnitude merge", _merged("max_magnitude")),
+    _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
+    _product("pslora-average", "default, average merge", _merged("average")),
+    _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
+    _product("paper", "PS-LoRA as published, linear head", _paper()),
+    _product("paper-loss", "as published, loss only", _paper(merge="none")),
+    _product("paper-merge", "as published, merge only", _paper(stability=NO_LOSS)),
+    _product(
+        "paper-elementwise",
+        "as published, loss element by element",
+        _paper(stability=StabilityConfig(row_stride=1)),
+    ),
+)
+
+_ALL = (
+    *_lora("sequential", "sequential LoRA", "arXiv 2106.09685", PlainRule),
+    Method("finetune", "sequential full fine-tuning", "all target weights", FineTuneLearner),
+    Method(
+        "finetune+analytic",
+        "sequential full fine-tuning, analytic head",
+        "all target weights",
+        lambda setup: FineTuneLearner(setup, "analytic"),
+        needs_head=True,
+    ),
+    Method(
+        "frozen",
+        "frozen features + analytic head",
+        "ridge regression",
+        FrozenLearner,
+        needs_head=True,
+    ),
+    *_PRODUCT,
+    *_lora("average", "plain averaging", "mean of the updates", average_rule),
+    *_lora("l2sp", "L2-SP", "arXiv 1802.01483, Eq. 3", L2SP),
+    *_lora("ewc", "EWC, online", "arXiv 1805.06370, Eq. 9", EWC),
+    *_lora("si", "SI", "arXiv 1703.04200, Eq. 4 and 5", SI),
+    *_lora("lwf", "LwF", "arXiv 1606.09282, Eq. 2", LwF, needs_head=True),
+    Method("joint", "joint training, linear head", "upper bound", _joint_linear, joint=True),
+    Method("joint+pslora", "joint training, default", "upper bound", ProductLearner, joint=True),
+)
+
+METHODS: dict[str, Method] = {method.key: method for method in _ALL}
+
+
+def choose(keys: Sequence[str]) -> tuple[Method, ...]:
+    """The methods with these keys ("all": every one), in the order of the table.
+
+    Raises:
+        UsageError: an unknown key.
+    """
+    unknown = [key for key in keys if key not in METHODS and key != "all"]
+    if unknown or not keys:
+        raise UsageError(
+            "--methods",
+            expected=f"some of {', '.join(METHODS)}, or all",
+            found=", ".join(unknown) or "none",
+            remedy="change the option",
+        )
+    return tuple(m for key, m in METHODS.items() if key in keys or "all" in keys)
