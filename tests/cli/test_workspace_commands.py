@@ -100,7 +100,7 @@ def test_no_workspace_is_exit_4_and_leaves_nothing(
 def test_report_gives_the_page_of_a_generation(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(workspace)]) == 0
+    assert main(["report", str(workspace), "--generation", "2"]) == 0
     page = Path(capsys.readouterr().out.strip())
     assert page.read_text(encoding="utf-8") == "<p>second"
     copy = tmp_path / "copy.html"
