@@ -20,6 +20,8 @@ KINDS = {
     layout.ANCHOR: "anchors",
     layout.ADAPTER: "adapter",
 }
+_LARGEST = 1e300  # JSON has integers that no float holds
+_LONGEST = 1000  # letters of a name or a reason
 SIZE_NAMES = ("model", "history", "head", "anchors", "adapter", "other")
 
 
@@ -131,7 +133,7 @@ def _session(found: Generation, known: set[str]) -> SessionFigures:
     return SessionFigures(
         number=found.number,
         parent=manifest.parent,
-        task=manifest.task,
+        task=_text({"task": manifest.task}, "task"),
         created=manifest.created,
         new_labels=len(set(manifest.labels) - known),
         labels=len(manifest.labels),
@@ -146,13 +148,13 @@ def _session(found: Generation, known: set[str]) -> SessionFigures:
 
 
 def _refused(records: Any) -> list[SessionFigures]:
-    """What run.json's neighbour and manifests remember of refused sessions; see staging.refusals."""
+    """What refusals.json and manifests remember of refused sessions (workspace/refusals.py)."""
     found = [r for r in records if isinstance(r, dict)] if isinstance(records, list) else []
     return [
         SessionFigures(
             number=None,
-            task=str(record.get("task", "?")),
-            created=str(record.get("created", "")),
+            task=_text(record, "task", "?"),
+            created=_text(record, "created"),
             parent=int(_number(record, "parent") or 0) or None,
             **_common(record),
         )
@@ -163,8 +165,8 @@ def _refused(records: Any) -> list[SessionFigures]:
 def _common(metrics: Mapping[str, Any]) -> dict[str, Any]:
     samples = _number(metrics, "samples")
     return {
-        "reason": str(metrics.get("reason", "")),
-        "metric": str(metrics.get("metric", "accuracy")),
+        "reason": _text(metrics, "reason"),
+        "metric": _text(metrics, "metric", "accuracy"),
         "samples": None if samples is None else round(samples),
         "before": _number(metrics, "accuracy_before"),
         "after": _number(metrics, "accuracy_after"),
@@ -200,13 +202,17 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
     return float(value) if _is_number(value) else None
 
 
+def _text(values: Mapping[str, Any], name: str, otherwise: str = "") -> str:
+    return str(values.get(name, otherwise))[:_LONGEST]
+
+
 def _scores(values: Any) -> dict[str, float]:
     pairs = values.items() if isinstance(values, dict) else ()
     return {str(k): float(v) for k, v in pairs if _is_number(v)}
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _texts(values: Any) -> tuple[str, ...]:

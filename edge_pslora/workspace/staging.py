@@ -40,6 +40,8 @@ def begin(workspace: Path, number: int, run_digest: str, parent: int | None) -> 
     resumed = read_run(workspace, number) == (run_digest, parent) and folder.is_dir()
     staging = workspace / layout.STAGING
     records = [] if resumed else refusals.set_aside(staging, staging / layout.REFUSED)
+    # the same run again is no second session, whatever came of the first try
+    records = [record for record in records if record.get("run") != run_digest]
     clean(workspace, keep={folder.name, scratch.name} if resumed else {refusals.REFUSALS})
     if resumed:
         _remove_temporaries(folder)
@@ -77,8 +79,10 @@ def refuse(workspace: Path, staged: Path, record: refusals.Record | None = None)
     record: what to remember of it, see refusals.py.
     """
     if record is not None:
+        number = layout.parse_generation_name(staged.name)
+        run = None if number is None else read_run(workspace, number)
         before = refusals.read(layout.scratch_folder(staged))
-        refusals.write(staged, [*before, record])
+        refusals.write(staged, [*before, {**record, "run": None if run is None else run[0]}])
     refused = workspace / layout.STAGING / layout.REFUSED
     trash = workspace / layout.STAGING / layout.TRASH
     if refused.exists():
