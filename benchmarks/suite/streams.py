@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.suite import picture_streams, sensor_streams, text_streams
 from benchmarks.suite.budget import Budget, Draw
@@ -19,7 +19,8 @@ LONG = (
 @dataclass(frozen=True)
 class SuiteStream:
     """orders: how many it has; the run of a seed takes order seed mod orders (1: one, or drawn by the
-    seed). only: keys of methods, where not all are affordable. also: see Stream."""
+    seed). only: keys of methods, where not all are affordable. also: see Stream. language: nothing
+    has a label, and no method with a head is for it."""
 
     key: str
     title: str
@@ -28,6 +29,7 @@ class SuiteStream:
     orders: int = 1
     also: tuple[Setting, ...] = ()
     only: tuple[str, ...] = ()
+    language: bool = False
 
 
 _TASKS: tuple[Setting, ...] = ("task-incremental",)
@@ -97,8 +99,16 @@ _ALL = (
         text_streams.language,
         Budget(320, 80, 100, size=64),
         orders=2,
+        language=True,
     ),
 )
 
 STREAMS: dict[str, SuiteStream] = {stream.key: stream for stream in _ALL}
 QUICK_STREAMS = ("pacs", "cifar10", "gas", "heart")
+
+
+def quick(stream: SuiteStream) -> SuiteStream:
+    """The same with a third of the samples of a task."""
+    budget = stream.budget
+    sizes = {name: max(8, getattr(budget, name) // 3) for name in ("train", "valid", "test")}
+    return replace(stream, budget=replace(budget, **sizes))

@@ -56,9 +56,9 @@ def run(
     matrices: list[list[tuple[float, ...]]] = [[] for _ in settings]
     seconds = 0.0
     for name, data in sessions:
-        start = time.perf_counter()
+        start = time.process_time()
         learner.learn(data)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         for matrix, row in zip(matrices, _rows(learner, stream, settings, part), strict=True):
             matrix.append(row)
         on_session(name, matrices[0][-1])
