@@ -94,6 +94,7 @@ TORCH_FREE = [
     "edge_pslora.core.drift",
     "edge_pslora.core.gate",
     "edge_pslora.report",
+    "edge_pslora.compare.statistics",
     "edge_pslora.cli.main",
 ]
 
