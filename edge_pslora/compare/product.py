@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edge_pslora.compare.method import Setup
 from edge_pslora.compare.scoring import head_score
@@ -37,6 +38,11 @@ class ProductLearner:
     @property
     def kept_bytes(self) -> int:
         return memory_bytes(self.memory)
+
+
+def without_loss(config: AdaptConfig) -> AdaptConfig:
+    """The product's merge alone."""
+    return replace(config, stability=replace(config.stability, weight=0.0))
 
 
 def memory_bytes(memory: Memory) -> int:

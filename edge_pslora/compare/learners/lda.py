@@ -2,19 +2,28 @@
 
 Features z_t of class y come one by one: with the class means mu_y and the covariance Sigma before it,
 
-    Sigma <- (t Sigma + t / (t + 1) (z - mu_y)(z - mu_y)^T) / (t + 1),   mu_y <- mu_y + (z - mu_y) / (n_y + 1),
+    Sigma <- (t Sigma + t / (t + 1) (z - mu_y)(z - mu_y)^T) / (t + 1)
+    mu_y <- mu_y + (z - mu_y) / (n_y + 1),
 
-and the answer is the largest of z^T L mu_k - mu_k^T L mu_k / 2, L = ((1 - eps) Sigma + eps I)^-1, eps = 1e-4.
-A mean starts at zero, so that the first sample of a class brings all of itself into Sigma, as in the authors'
-code; their other start, from a base set's own covariance, is not used. A whole session at once gives the same
-as one by one: t Sigma is a sum.
+and the answer is the largest of z^T L mu_k - mu_k^T L mu_k / 2, L = ((1 - eps) Sigma + eps I)^-1, eps =
+1e-4. A mean starts at zero, so that the first sample of a class brings all of itself into Sigma, as in
+the authors' code; their other start, from a base set's own covariance, is not used. A whole session at
+once gives the same as one by one: t Sigma is a sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+
+from edge_pslora.compare.learners.frozen import require_head
+from edge_pslora.compare.learners.heads import empty_head, extended
+from edge_pslora.compare.method import Setup
+from edge_pslora.compare.scoring import head_score
+from edge_pslora.training.features import extract_features
+from edge_pslora.training.session import SessionData
 
 SHRINKAGE = 1e-4
 
@@ -37,7 +46,9 @@ class LdaStatistics:
 def empty_lda(feature_size: int) -> LdaStatistics:
     f64 = torch.float64
     scatter = torch.zeros(feature_size, feature_size, dtype=f64)
-    return LdaStatistics(torch.zeros(0, feature_size, dtype=f64), torch.zeros(0, dtype=f64), scatter)
+    return LdaStatistics(
+        torch.zeros(0, feature_size, dtype=f64), torch.zeros(0, dtype=f64), scatter
+    )
 
 
 def with_classes(statistics: LdaStatistics, count: int) -> LdaStatistics:
@@ -81,3 +92,32 @@ def solve_lda(
     weight = torch.linalg.solve(mixed, statistics.means.T).T  # [C, d]
     bias = -0.5 * (weight * statistics.means).sum(1)
     return weight.float(), bias.float()
+
+
+class LdaLearner:
+    """Frozen features and the linear head of the statistics."""
+
+    trained = 0
+
+    def __init__(self, setup: Setup) -> None:
+        require_head(setup)
+        self.model = setup.model
+        self.config = setup.config
+        self.statistics = empty_lda(setup.model.feature_size)
+        self.head = empty_head(setup)
+
+    def learn(self, data: SessionData) -> None:
+        self.head, wanted = extended(self.head, data)
+        size = self.config.train.batch_size
+        features = extract_features(self.model.backbone, data.inputs, size)
+        known = with_classes(self.statistics, len(self.head.labels))
+        self.statistics = add_lda(known, features, wanted)
+        weight, bias = solve_lda(self.statistics)
+        self.head = replace(self.head, weight=weight, bias=bias)
+
+    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+        return head_score(self.model.backbone, self.head, data, among)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.statistics.nbytes

@@ -1,12 +1,14 @@
-"""How much new data conflict with the past, before anything is trained; and how strongly to hold on then.
+"""How much new data conflict with the past, before anything is trained; and how strongly to hold on
+then.
 
-A step against the gradient G of the new data's loss moves an entry away from the past S where G and S have the
-same sign. Weighted with the size of both, the share of such entries is
+A step against the gradient G of the new data's loss moves an entry away from the past S where G and S
+have the same sign. Weighted with the size of both, the share of such entries is
 
     c = sum_ij |G_ij S_ij| [G_ij S_ij > 0] / sum_ij |G_ij S_ij|,
 
-0: all steps go on in the direction of the past; 1/2: they have nothing to do with it; 1: all of them undo it.
-Ours. (The magnitude-weighted conflict ratio of PS-LoRA, arXiv 2512.08960, compares two gradients so.)
+0: all steps go on in the direction of the past; 1/2: they have nothing to do with it; 1: all of them
+undo it. Ours. (The magnitude-weighted conflict ratio of PS-LoRA, arXiv 2512.08960, compares two
+gradients so.)
 """
 
 from __future__ import annotations
