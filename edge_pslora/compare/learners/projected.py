@@ -40,13 +40,16 @@ def project(features: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
 
 
 def chosen_ridge(h: torch.Tensor, columns: torch.Tensor) -> float:
-    """By every fifth of the session's samples; h [N, M], one-hot columns [N, C], float64."""
+    """By every fifth of the session's samples; h [N, M], one-hot columns [N, C], float64.
+
+    One eigendecomposition for all ridges, of the products of samples where there are fewer than units.
+    """
     held = torch.arange(len(h)) % 5 == 4
     fitted, answers = h[~held], columns[~held]
-    gram, moment = fitted.T @ fitted, fitted.T @ answers
-    values, vectors = torch.linalg.eigh(gram)
-    left = h[held] @ vectors
-    rotated = vectors.T @ moment
+    by_sample = len(fitted) < h.shape[1]
+    values, vectors = torch.linalg.eigh(fitted @ fitted.T if by_sample else fitted.T @ fitted)
+    left = (h[held] @ fitted.T if by_sample else h[held]) @ vectors
+    rotated = vectors.T @ (answers if by_sample else fitted.T @ answers)
     values = values.clamp_min(0.0)[:, None]
     errors = [
         float((left @ (rotated / (values + ridge)) - columns[held]).square().mean())
