@@ -120,7 +120,8 @@ class LineSearch:
             sets.append(self.held)
         share = 1.0 if self.anchors is None else best_share(round, sets)
         self.chosen.append(share)
-        self.inner.remember(round, share)
+        if self.inner.stability.active:
+            self.inner.remember(round, share)
         if self.held is not None:
             self.anchors = _with_held(self.anchors, self.held, round)
         return {name: round.past[name] + share * D for name, D in updates(round).items()}
