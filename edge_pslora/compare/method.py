@@ -10,6 +10,10 @@ from edge_pslora.config import AdaptConfig, TaskType
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.session import SessionData
 
+# sets of labels that compete: a task's own where the task is known; None: all that the learner knows
+Among = Sequence[Sequence[str] | None]
+EVERY: Among = (None,)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -29,11 +33,8 @@ class Learner(Protocol):
 
     def learn(self, data: SessionData) -> None: ...
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
-        """The headline figure in [0, 1]: accuracy, or token accuracy for language.
-
-        among: the labels that compete, where the task is known; None: all that the learner knows.
-        """
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
+        """The headline figure in [0, 1], accuracy or token accuracy for language, for each of `among`."""
         ...
 
     @property
@@ -52,6 +53,7 @@ class Method:
     """key: what the command line calls it. paper: its source, with the equation.
 
     stores_samples: keeps training samples (or their features' labels one by one) between sessions.
+    needs_head: only for kinds of task with a head of ours: not for language.
     joint: one session on the union of all tasks' data: an upper bound, not a method of its kind.
     """
 
@@ -60,4 +62,5 @@ class Method:
     paper: str
     start: Callable[[Setup], Learner]
     stores_samples: bool = False
+    needs_head: bool = False
     joint: bool = False

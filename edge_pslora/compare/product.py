@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
-from edge_pslora.compare.method import Setup
-from edge_pslora.compare.scoring import head_score
+from edge_pslora.compare.method import EVERY, Among, Setup
+from edge_pslora.compare.scoring import head_scores
 from edge_pslora.compare.trainer import base_weights, head_bytes
 from edge_pslora.config import AdaptConfig
 from edge_pslora.training.memory import Memory, first_memory
@@ -32,17 +31,12 @@ class ProductLearner:
         self.memory = result.memory
         self.trained = _trained(result) if self.config.train.epochs else 0
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
-        return head_score(self.model.backbone, self.memory.head, data, among)
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
+        return head_scores(self.model.backbone, self.memory.head, data, among)
 
     @property
     def kept_bytes(self) -> int:
         return memory_bytes(self.memory)
-
-
-def without_loss(config: AdaptConfig) -> AdaptConfig:
-    """The product's merge alone."""
-    return replace(config, stability=replace(config.stability, weight=0.0))
 
 
 def memory_bytes(memory: Memory) -> int:

@@ -54,9 +54,9 @@ class Result:
     peak_bytes: int
 
     @property
-    def key(self) -> tuple[str, int, str, int, str]:
-        """What makes a run the same run."""
-        return (self.stream, self.order, self.method, self.seed, self.digest)
+    def key(self) -> tuple[str, str, int, str, int, str]:
+        """What makes a result the same result."""
+        return (self.stream, self.setting, self.order, self.method, self.seed, self.digest)
 
     def stable(self) -> dict[str, Any]:
         """What the same seed, data, machine and options always give."""

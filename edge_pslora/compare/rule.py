@@ -48,6 +48,7 @@ class Round:
         `training.targets.as_matrix(weight, adapter.target)` is the matrix. base: W0 by weight name.
     past: M_{t-1} by target, what was deployed so far.
     head: "weight" [C, d] and "bias" [C] where the head is trained by SGD, else empty.
+    logits: features [B, d] of samples int64 [B] of the session -> logits [B, C], as training sees them.
     answer: model inputs -> (features, logits), with gradients; also for samples not of the session.
     task_loss: (logits, wanted, model inputs) -> scalar, a mean.
     start_from: W <- W0 + these instead of W0 + M_{t-1}; only in `begin`.
@@ -66,6 +67,7 @@ class Round:
     base: BaseWeights
     past: Matrices
     head: Mapping[str, nn.Parameter]
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     answer: Callable[[ModelInputs], tuple[torch.Tensor, torch.Tensor]]
     task_loss: Callable[[torch.Tensor, torch.Tensor, ModelInputs], torch.Tensor]
     start_from: Callable[[Matrices], None]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from edge_pslora.compare.machine import machine, now, versions
 from edge_pslora.compare.method import Learner, Method, Setup
 from edge_pslora.compare.results import Matrix, Result, digest_of
-from edge_pslora.compare.stream import Stream, Task
+from edge_pslora.compare.stream import Setting, Stream, Task
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.metrics import (
     average_accuracy,
@@ -36,11 +36,12 @@ def run(
     facts: Mapping[str, Any] | None = None,
     commit: str = "",
     on_session: Callable[[str, tuple[float, ...]], None] = lambda name, row: None,
-) -> Result:
-    """Trains session after session and scores on all tasks after each.
+) -> tuple[Result, ...]:
+    """Trains session after session and scores on all tasks after each: a result for each setting.
 
     config: the budget, the same for every method. seed: of adapters and of the order of samples. facts:
-    what else the figures depend on (how the stream was cut). on_session: told each session's name and row.
+    what else the figures depend on (how the stream was cut). on_session: told each session's name and
+    its row in the first setting.
 
     Raises:
         UsageError: the stream has no validation part, or the method is not for its kind of task.
@@ -50,40 +51,51 @@ def run(
     sessions = [(task.name, task.train) for task in stream.tasks]
     if method.joint:
         sessions = [("joint", stream.joint)]
-    untrained = _row(learner, stream, part)
-    matrix: list[tuple[float, ...]] = []
+    settings = (stream.setting, *stream.also)
+    untrained = _rows(learner, stream, settings, part)
+    matrices: list[list[tuple[float, ...]]] = [[] for _ in settings]
     seconds = 0.0
     for name, data in sessions:
         start = time.perf_counter()
         learner.learn(data)
         seconds += time.perf_counter() - start
-        matrix.append(_row(learner, stream, part))
-        on_session(name, matrix[-1])
-    settings = {**configuration(config), **(facts or {})}
-    return Result(
-        stream=stream.name,
-        setting=stream.setting,
-        order=stream.order,
-        tasks=tuple(task.name for task in stream.tasks),
-        method=method.key,
-        seed=seed,
-        part=part,
-        config=settings,
-        digest=digest_of(settings | {"part": part}),
-        matrix=tuple(matrix),
-        untrained=untrained,
-        **figures(tuple(matrix), untrained),
-        kept_bytes=learner.kept_bytes,
-        trained=learner.trained,
-        stores_samples=method.stores_samples,
-        joint=method.joint,
-        versions=versions(),
-        machine=machine(),
-        commit=commit,
-        date=now(),
-        seconds=seconds,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        for matrix, row in zip(matrices, _rows(learner, stream, settings, part), strict=True):
+            matrix.append(row)
+        on_session(name, matrices[0][-1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    made = {**configuration(config), **(facts or {})}
+    return tuple(
+        Result(
+            stream=stream.name,
+            setting=setting,
+            order=stream.order,
+            tasks=tuple(task.name for task in stream.tasks),
+            method=method.key,
+            seed=seed,
+            part=part,
+            config=made,
+            digest=run_digest(config, facts or {}, part),
+            matrix=tuple(matrix),
+            untrained=before,
+            **figures(tuple(matrix), before),
+            kept_bytes=learner.kept_bytes,
+            trained=learner.trained,
+            stores_samples=method.stores_samples,
+            joint=method.joint,
+            versions=versions(),
+            machine=machine(),
+            commit=commit,
+            date=now(),
+            seconds=seconds,
+            peak_bytes=peak,
+        )
+        for setting, matrix, before in zip(settings, matrices, untrained, strict=True)
     )
+
+
+def run_digest(config: AdaptConfig, facts: Mapping[str, Any], part: ScoredPart) -> str:
+    """Of all that a result depends on besides stream, order, method and seed."""
+    return digest_of({**configuration(config), **facts, "part": part})
 
 
 def configuration(config: AdaptConfig) -> dict[str, Any]:
@@ -94,27 +106,39 @@ def configuration(config: AdaptConfig) -> dict[str, Any]:
     return settings
 
 
-def figures(matrix: Matrix, untrained: tuple[float, ...]) -> dict[str, float | None]:
+class Figures(TypedDict):
+    average: float
+    learning: float | None
+    backward: float | None
+    forward: float | None
+    forgetting: float | None
+
+
+def figures(matrix: Matrix, untrained: tuple[float, ...]) -> Figures:
     """The metrics of METHOD.md; None where undefined: one task, or joint training."""
     sessions, tasks = len(matrix), len(matrix[0])
-    names = ("learning", "backward", "forward", "forgetting")
     if sessions != tasks:  # joint: nothing was learned before anything else
-        return {"average": sum(matrix[-1]) / tasks, **dict.fromkeys(names)}
+        average = sum(matrix[-1]) / tasks
+        return Figures(average=average, learning=None, backward=None, forward=None, forgetting=None)
     several = tasks > 1
-    return {
-        "average": average_accuracy(matrix),
-        "learning": learning_accuracy(matrix),
-        "backward": backward_transfer(matrix) if several else None,
-        "forward": forward_transfer(matrix, untrained) if several else None,
-        "forgetting": forgetting(matrix) if several else None,
-    }
-
-
-def _row(learner: Learner, stream: Stream, part: ScoredPart) -> tuple[float, ...]:
-    known = stream.setting == "task-incremental"
-    return tuple(
-        learner.score(_held(task, part), task.labels if known else None) for task in stream.tasks
+    return Figures(
+        average=average_accuracy(matrix),
+        learning=learning_accuracy(matrix),
+        backward=backward_transfer(matrix) if several else None,
+        forward=forward_transfer(matrix, untrained) if several else None,
+        forgetting=forgetting(matrix) if several else None,
     )
+
+
+def _rows(
+    learner: Learner, stream: Stream, settings: Sequence[Setting], part: ScoredPart
+) -> list[tuple[float, ...]]:
+    """For each setting the scores on every task."""
+    columns = []
+    for task in stream.tasks:
+        among = [task.labels if setting == "task-incremental" else None for setting in settings]
+        columns.append(learner.score(_held(task, part), among))
+    return list(zip(*columns, strict=True))
 
 
 def _held(task: Task, part: ScoredPart) -> SessionData:

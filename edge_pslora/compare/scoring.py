@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edge_pslora.compare.method import EVERY, Among
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import Backbone
 from edge_pslora.tasks import TASKS
@@ -21,16 +22,20 @@ from edge_pslora.training.session import SessionData
 EVAL_BATCH = 64
 
 
-def score_of(
-    logits: torch.Tensor,
-    labels: Sequence[str],
-    data: SessionData,
-    among: Sequence[str] | None = None,
-) -> float:
-    """Share of samples whose label has the highest of the logits [N, C] of the labels that compete.
+def scores_of(
+    logits: torch.Tensor, labels: Sequence[str], data: SessionData, among: Among = EVERY
+) -> tuple[float, ...]:
+    """For each of `among` the share of samples whose label has the highest of the logits [N, C] of the
+    labels that compete.
 
     A label that the learner does not know cannot be answered; without any that it knows, 0.
     """
+    return tuple(_score(logits, labels, data, names) for names in among)
+
+
+def _score(
+    logits: torch.Tensor, labels: Sequence[str], data: SessionData, among: Sequence[str] | None
+) -> float:
     rows = [i for i, label in enumerate(labels) if among is None or label in among]
     if not rows:
         return 0.0
@@ -40,10 +45,10 @@ def score_of(
     return mean(measured["score"])
 
 
-def head_score(
-    backbone: Backbone, head: Head, data: SessionData, among: Sequence[str] | None = None
-) -> float:
-    """The score of a backbone under a head; of a language model: its share of right tokens.
+def head_scores(
+    backbone: Backbone, head: Head, data: SessionData, among: Among = EVERY
+) -> tuple[float, ...]:
+    """The scores of a backbone under a head; of a language model: its share of right tokens.
 
     Raises:
         UsageError: a kind of task whose figure is not a share.
@@ -56,11 +61,11 @@ def head_score(
             remedy="compare on other data",
         )
     if head.task_type == "language":
-        return _token_score(with_head(backbone, head).eval(), data)
+        return (_token_score(with_head(backbone, head).eval(), data),) * len(among)
     if not head.labels:
-        return 0.0
+        return (0.0,) * len(among)
     logits = run_batches(with_head(backbone, head).eval(), data.inputs, EVAL_BATCH)
-    return score_of(logits, head.labels, data, among)
+    return scores_of(logits, head.labels, data, among)
 
 
 @torch.no_grad()

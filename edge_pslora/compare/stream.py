@@ -50,6 +50,7 @@ class Task:
 class Stream:
     """Tasks in order; `joint` is the union of their training samples.
 
+    also: further settings that the same run is scored in.
     new_model: the base model, loaded anew, since a run changes its weights.
     rejected: rows of the files that could not be read. order: which of its orders this is, from 0.
     """
@@ -62,6 +63,7 @@ class Stream:
     rejected: int = 0
     task_type: TaskType = "classification"
     order: int = 0
+    also: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def make_stream(
     new_model: Callable[[], LoadedModel],
     rejected: int = 0,
     order: int = 0,
+    also: tuple[Setting, ...] = (),
 ) -> Stream:
     """Encodes all samples once, with the model's own encoder."""
     pieces = [s for part in parts for s in (part.train, part.test, part.valid) if s is not None]
@@ -121,4 +124,4 @@ def make_stream(
         tasks.append(Task(part.name, view(trained[-1]), test, valid, labels))
     joint = view(np.concatenate(trained))
     kind = everything.task_type
-    return Stream(name, setting, tuple(tasks), joint, new_model, rejected, kind, order)
+    return Stream(name, setting, tuple(tasks), joint, new_model, rejected, kind, order, also)

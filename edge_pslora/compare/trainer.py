@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edge_pslora.compare.method import Setup
+from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rule import ModelInputs, Round, Rule, Step
-from edge_pslora.compare.scoring import head_score
+from edge_pslora.compare.scoring import head_scores
 from edge_pslora.config import AdaptConfig, HeadConfig, HeadKind, StabilityConfig
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
@@ -50,8 +50,7 @@ class LoraLearner:
         self.config = with_head_kind(setup.config, kind)
         self.base = base_weights(setup.model.backbone.model)
         self.targets = adapted_targets(setup.model.backbone.model, self.config)
-        config = self.config if TASKS[setup.task_type].has_head else _headless(self.config)
-        self.head: Head = first_memory(setup.model, self.targets, config, setup.task_type).head
+        self.head = first_head(setup, self.config)
         self.sessions = 0
         self.trained = 0
 
@@ -90,6 +89,7 @@ class LoraLearner:
             self.base,
             past,
             in_session.parameters,
+            in_session.logits,
             answer,
             lambda logits, targets, inputs: task.loss(logits, targets, inputs, head.target_scale),
             weights.set_to,
@@ -139,8 +139,8 @@ class LoraLearner:
         weights.set_to(merged)
         self.head = in_session.finish()
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
-        return head_score(self.model.backbone, self.head, data, among)
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
+        return head_scores(self.model.backbone, self.head, data, among)
 
     @property
     def kept_bytes(self) -> int:
@@ -166,9 +166,9 @@ def seeded_generator(seed: int, session: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + session)
 
 
-def _headless(config: AdaptConfig) -> AdaptConfig:
-    """A language model answers by itself: no kind of head is to be chosen."""
-    return replace(config, head=replace(config.head, kind="auto"))
+def first_head(setup: Setup, config: AdaptConfig) -> Head:
+    """The head before the first session, the base's own or an empty one."""
+    return first_memory(setup.model, (), config, setup.task_type).head
 
 
 def _answers(

@@ -37,7 +37,7 @@ def learned(learner: Learner, tasks: int = len(TASKS)) -> Learner:
 
 def average(learner: Learner) -> float:
     """Mean score over all tasks, all labels competing, on samples that were not learned from."""
-    return sum(learner.score(task(k, seed=50)) for k in range(len(TASKS))) / len(TASKS)
+    return sum(learner.score(task(k, seed=50))[0] for k in range(len(TASKS))) / len(TASKS)
 
 
 class Seen:

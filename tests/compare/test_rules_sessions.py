@@ -18,8 +18,8 @@ SMALL = {
 }
 KEYS = [
     *("olora", "nlora", "inflora", "ella", "slao", "magmax", "ties", "replay", "der++"),
-    *("ranpac", "ranpac+first", "slda", "first", "pslora-rule", "dynamic", "linesearch"),
-    *("constructive", "pslora+replay", "pslora+projected", "pslora+reduced"),
+    *("ranpac", "ranpac+first", "slda", "first", "dynamic", "linesearch"),
+    *("pslora+replay", "pslora+projected", "pslora+reduced"),
 ]
 ALL = [key for k in KEYS for key in (k, f"{k}+analytic") if key in METHODS]
 

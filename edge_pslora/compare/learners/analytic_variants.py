@@ -3,7 +3,6 @@ rank."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,9 +10,9 @@ import torch
 from edge_pslora.compare.learners.frozen import require_head
 from edge_pslora.compare.learners.heads import empty_head, extended
 from edge_pslora.compare.learners.projected import project, random_projection
-from edge_pslora.compare.method import Setup
+from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.product import ProductLearner
-from edge_pslora.compare.scoring import score_of
+from edge_pslora.compare.scoring import scores_of
 from edge_pslora.compare.trainer import head_bytes, seeded_generator
 from edge_pslora.core.analytic_head import empty_statistics
 from edge_pslora.core.gram_rank import compress_gram, gram_rank, restore_gram
@@ -47,9 +46,9 @@ class ProjectedLearner:
         self.head, wanted = extended(self.head, data)
         self.head = refit(self.head, self._hidden(data), wanted, self.inner.config.head, before)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
         logits = self._hidden(data) @ self.head.weight.T + self.head.bias
-        return score_of(logits, self.head.labels, data, among)
+        return scores_of(logits, self.head.labels, data, among)
 
     @property
     def kept_bytes(self) -> int:
@@ -84,7 +83,7 @@ class ReducedLearner:
         head = replace(memory.head, statistics=replace(statistics, gram=gram))
         self.inner.memory = replace(memory, head=head)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
         return self.inner.score(data, among)
 
     @property

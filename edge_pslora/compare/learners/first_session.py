@@ -7,11 +7,10 @@ analytic head. What is tested is the idea: whether later sessions need the adapt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_pslora.compare.learners.frozen import require_head
-from edge_pslora.compare.method import Setup
+from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rule import PlainRule
 from edge_pslora.compare.trainer import LoraLearner
 from edge_pslora.training.session import SessionData
@@ -32,7 +31,7 @@ class FirstSessionLearner:
         train = replace(self.inner.config.train, epochs=0)
         self.inner.config = replace(self.inner.config, train=train)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
         return self.inner.score(data, among)
 
     @property

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from edge_pslora.compare.method import Setup
-from edge_pslora.compare.scoring import head_score
+from edge_pslora.compare.method import EVERY, Among, Setup
+from edge_pslora.compare.scoring import head_scores
 from edge_pslora.compare.trainer import head_bytes
 from edge_pslora.errors import UsageError
 from edge_pslora.tasks import TASKS
@@ -34,8 +33,8 @@ class FrozenLearner:
         wanted = task.encode(data.targets, head.labels)
         self.head = refit(head, features, wanted, self.config.head)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
-        return head_score(self.model.backbone, self.head, data, among)
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
+        return head_scores(self.model.backbone, self.head, data, among)
 
     @property
     def kept_bytes(self) -> int:

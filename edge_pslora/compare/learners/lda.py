@@ -13,15 +13,14 @@ once gives the same as one by one: t Sigma is a sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from edge_pslora.compare.learners.frozen import require_head
 from edge_pslora.compare.learners.heads import empty_head, extended
-from edge_pslora.compare.method import Setup
-from edge_pslora.compare.scoring import head_score
+from edge_pslora.compare.method import EVERY, Among, Setup
+from edge_pslora.compare.scoring import head_scores
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.session import SessionData
 
@@ -115,8 +114,8 @@ class LdaLearner:
         weight, bias = solve_lda(self.statistics)
         self.head = replace(self.head, weight=weight, bias=bias)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
-        return head_score(self.model.backbone, self.head, data, among)
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
+        return head_scores(self.model.backbone, self.head, data, among)
 
     @property
     def kept_bytes(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from edge_pslora.compare.method import Setup
+from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rules.adaptive import LineSearch
 from edge_pslora.compare.stream import Rows
 from edge_pslora.compare.trainer import LoraLearner
@@ -32,7 +30,7 @@ class LineSearchLearner:
         )
         self.inner.learn(learned)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
         return self.inner.score(data, among)
 
     @property

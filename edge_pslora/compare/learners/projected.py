@@ -9,16 +9,15 @@ session's samples, has the least squared error on every fifth (the authors draw 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from edge_pslora.compare.learners.frozen import require_head
 from edge_pslora.compare.learners.heads import empty_head, extended
-from edge_pslora.compare.method import Setup
+from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rule import PlainRule
-from edge_pslora.compare.scoring import score_of
+from edge_pslora.compare.scoring import scores_of
 from edge_pslora.compare.trainer import LoraLearner, seeded_generator
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.features import extract_features
@@ -95,9 +94,9 @@ class RanPacLearner:
         weight = solve_ridge(self.gram, self.moment, chosen_ridge(h, columns))
         self.head = replace(self.head, weight=weight)
 
-    def score(self, data: SessionData, among: Sequence[str] | None = None) -> float:
+    def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
         logits = self._hidden(data) @ self.head.weight.T + self.head.bias
-        return score_of(logits, self.head.labels, data, among)
+        return scores_of(logits, self.head.labels, data, among)
 
     @property
     def kept_bytes(self) -> int:
