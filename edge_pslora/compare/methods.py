@@ -6,16 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edge_pslora.compare.learners.analytic_variants import ProjectedLearner, ReducedLearner
 from edge_pslora.compare.learners.finetune import FineTuneLearner
+from edge_pslora.compare.learners.first_session import FirstSessionLearner
 from edge_pslora.compare.learners.frozen import FrozenLearner
+from edge_pslora.compare.learners.lda import LdaLearner
+from edge_pslora.compare.learners.line_search import LineSearchLearner
+from edge_pslora.compare.learners.projected import RanPacLearner
 from edge_pslora.compare.method import Learner, Method, Setup
 from edge_pslora.compare.product import Change, ProductLearner
 from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.adaptive import Dynamic
 from edge_pslora.compare.rules.average import average_rule
+from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.inflora import InfLora
 from edge_pslora.compare.rules.l2sp import L2SP
 from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.magmax import MagMax
+from edge_pslora.compare.rules.nlora import n_lora
+from edge_pslora.compare.rules.olora import OLora
+from edge_pslora.compare.rules.replay import Replay, der_pp, ps_lora_replay
 from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.rules.slao import Slao
+from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.trainer import LoraLearner
 from edge_pslora.config import AdaptConfig, MergeRule, StabilityConfig, paper_preset
 from edge_pslora.errors import UsageError
@@ -105,6 +119,75 @@ _PRODUCT = (
     ),
 )
 
+
+def _ranpac_adapted(setup: Setup) -> Learner:
+    return RanPacLearner(setup, adapt=True)
+
+
+def _searched(setup: Setup) -> Learner:
+    return LineSearchLearner(setup, "analytic")
+
+
+def _own(
+    key: str,
+    name: str,
+    start: Callable[[Setup], Learner],
+    paper: str = "this project",
+    *,
+    stores_samples: bool = False,
+) -> Method:
+    """A method with a head of its own kind."""
+    return Method(key, name, paper, start, stores_samples, needs_head=True)
+
+
+# published methods that are younger than continual learning's classics
+_PUBLISHED = (
+    *_lora("olora", "O-LoRA", "arXiv 2310.14152, Eq. 7 and 8", OLora),
+    *_lora("nlora", "N-LoRA", "arXiv 2410.10179", n_lora),
+    *_lora("inflora", "InfLoRA", "arXiv 2404.00228, Eq. 8 and 9", InfLora),
+    *_lora("ella", "ELLA", "arXiv 2601.02232", Ella),
+    *_lora("slao", "SLAO", "arXiv 2512.23017", Slao),
+    *_lora("magmax", "MagMax", "arXiv 2407.06322, section 4", MagMax),
+    *_lora("ties", "TIES", "arXiv 2306.01708, section 4", Ties),
+    *_lora("replay", "replay, 200 samples", "Vitter 1985", Replay, stores_samples=True),
+    *_lora(
+        "der++",
+        "DER++, 200 samples",
+        "arXiv 2004.07211, Eq. 6",
+        der_pp,
+        stores_samples=True,
+        needs_head=True,
+    ),
+    _own("ranpac", "RanPAC, frozen", RanPacLearner, "arXiv 2307.02251"),
+    _own("ranpac+first", "RanPAC, first session", _ranpac_adapted, "arXiv 2307.02251"),
+    _own("slda", "streaming LDA", LdaLearner, "arXiv 1909.01520"),
+    _own("first", "first session adapted", FirstSessionLearner, "arXiv 2303.13199"),
+)
+
+# ours, beyond the published PS-LoRA
+_BEYOND = (
+    *_lora("dynamic", "PS-LoRA, weight by conflict", "this project", Dynamic),
+    Method(
+        "linesearch",
+        "merge by line search",
+        "this project",
+        LineSearchLearner,
+        stores_samples=True,
+    ),
+    _own(
+        "linesearch+analytic", "merge by line search, analytic head", _searched, stores_samples=True
+    ),
+    *_lora(
+        "pslora+replay",
+        "PS-LoRA, 1 % of the samples",
+        "this project",
+        ps_lora_replay,
+        stores_samples=True,
+    ),
+    _own("pslora+projected", "PS-LoRA, projected head", ProjectedLearner),
+    _own("pslora+reduced", "PS-LoRA, head in 0.5 MB", ReducedLearner),
+)
+
 _ALL = (
     *_lora("sequential", "sequential LoRA", "arXiv 2106.09685", PlainRule),
     Method("finetune", "sequential full fine-tuning", "all target weights", FineTuneLearner),
@@ -128,6 +211,8 @@ _ALL = (
     *_lora("ewc", "EWC, online", "arXiv 1805.06370, Eq. 9", EWC),
     *_lora("si", "SI", "arXiv 1703.04200, Eq. 4 and 5", SI),
     *_lora("lwf", "LwF", "arXiv 1606.09282, Eq. 2", LwF, needs_head=True),
+    *_PUBLISHED,
+    *_BEYOND,
     Method("joint", "joint training, linear head", "upper bound", _joint_linear, joint=True),
     Method("joint+pslora", "joint training, default", "upper bound", ProductLearner, joint=True),
 )

@@ -62,8 +62,8 @@ def head_scores(
         )
     if head.task_type == "language":
         return (_token_score(with_head(backbone, head).eval(), data),) * len(among)
-    if not head.labels:
-        return (0.0,) * len(among)
+    if not np.isin(np.asarray(data.targets), head.labels).any():
+        return (0.0,) * len(among)  # not one can be answered: there is nothing to compute
     logits = run_batches(with_head(backbone, head).eval(), data.inputs, EVAL_BATCH)
     return scores_of(logits, head.labels, data, among)
 
