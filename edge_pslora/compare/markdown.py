@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edge_pslora.charts.types import Table
 from edge_pslora.compare.overall import losses, overall, targets
@@ -33,6 +33,7 @@ def results_markdown(
     ablations: Sequence[str],
     command: Callable[[StreamFigures], str],
     other_tasks: Collection[str] = (),
+    titles: Mapping[str, str] | None = None,
 ) -> str:
     """Everything the page has, as Markdown; command: what measures a stream's lines again."""
     parts = [_sources(sources), READING]
@@ -41,7 +42,8 @@ def results_markdown(
     parts += ["## Where it loses", _losses(streams)]
     parts += ["## Ablation of every part", _ablation(streams, ablations)]
     for s in streams:
-        parts += [f"## {_escaped(s.name)}", _about(s), f"    {command(s)}"]
+        about = _about(s, (titles or {}).get(s.stream, ""))
+        parts += [f"## {_escaped(s.name)}", about, f"    {command(s)}"]
         parts += [_table(accuracy_table(s)), _table(cost_table(s))]
     return "\n\n".join(parts) + "\n"
 
@@ -56,9 +58,12 @@ def _sources(sources: Sources) -> str:
     return ". ".join(facts) + f". All of it:\n\n    {sources.command}"
 
 
-def _about(s: StreamFigures) -> str:
+def _about(s: StreamFigures, title: str) -> str:
     text = f"{len(s.tasks)} tasks, {len(s.orders)} order(s), {len(s.seeds)} seed(s)."
-    return " ".join([text, *(f"Note: {note}." for note in s.notes)])
+    if title:
+        text = f"{_escaped(title)}: {text}"
+    notes = [f"Note: {note}." for note in s.notes]
+    return " ".join([text, *notes, "One line of it: add --methods KEY."])
 
 
 def _losses(streams: Sequence[StreamFigures]) -> str:

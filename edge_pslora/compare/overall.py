@@ -9,7 +9,7 @@ from edge_pslora.charts.types import NOTHING, Format, count, percent, points
 from edge_pslora.compare.statistics import Estimate
 from edge_pslora.compare.summary import DEFAULT, FROZEN, MethodFigures, StreamFigures
 
-RESERVOIR = "pslora+replay"  # the variant that keeps one sample of a hundred
+RESERVOIR = "pslora+replay+analytic"  # the variant that keeps one sample of a hundred
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from edge_pslora.compare.tables import (
 from edge_pslora.pages.render import render_page
 from edge_pslora.pages.workspace import NO_DRAWINGS
 
-_CURVES = (DEFAULT, SEQUENTIAL, FROZEN, "finetune", "ewc+analytic", "paper")
+_CURVES = (DEFAULT, SEQUENTIAL, FROZEN, "paper", "ewc", "ranpac", "replay")  # at most eight
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,12 @@ def comparison_page(
     sources: Sources,
     ablations: Sequence[str],
     other_tasks: Collection[str] = (),
+    titles: Mapping[str, str] | None = None,
 ) -> str:
-    """One self-contained HTML page. ablations: keys of the variants of our default."""
-    return render_page("comparison.html", c=_facts(streams, sources, ablations, other_tasks))
+    """One self-contained HTML page. ablations: keys of the variants of our default. titles: what a
+    stream is, by its key."""
+    facts = _facts(streams, sources, ablations, other_tasks, titles or {})
+    return render_page("comparison.html", c=facts)
 
 
 def _facts(
@@ -66,6 +69,7 @@ def _facts(
     sources: Sources,
     ablations: Sequence[str],
     other_tasks: Collection[str],
+    titles: Mapping[str, str],
 ) -> dict[str, Any]:
     found = overall(streams)
     lost = losses(streams)
@@ -80,7 +84,7 @@ def _facts(
         "shown": sum(loss.shown for loss in lost),
         "ablation": ablation_table(streams, ablations),
         "ablation_chart": _ablation_chart(streams, ablations),
-        "streams": [_part(i, s) for i, s in enumerate(streams, start=1)],
+        "streams": [_part(i, s, titles.get(s.stream, "")) for i, s in enumerate(streams, start=1)],
     }
 
 
@@ -127,14 +131,14 @@ def _best_first(found: Sequence[OverallFigures]) -> list[OverallFigures]:
     return sorted(found, key=lambda f: -f.average)
 
 
-def _part(number: int, s: StreamFigures) -> StreamPart:
+def _part(number: int, s: StreamFigures, title: str) -> StreamPart:
     key = f"stream-{number}-{re.sub('[^a-z0-9]+', '-', s.name.lower()).strip('-')}"
     seeds = f"{len(s.orders)} order{_s(s.orders)}, {len(s.seeds)} seed{_s(s.seeds)}"
     charts = [_averages(key, s), _plane(key, s), _curves(key, s), _default_map(key, s)]
     return StreamPart(
         key,
         s.name,
-        f"{len(s.tasks)} tasks, {seeds}, {len(s.methods)} methods",
+        f"{title}{': ' if title else ''}{len(s.tasks)} tasks, {seeds}, {len(s.methods)} methods",
         s.notes,
         tuple(chart for chart in charts if chart is not None),
         accuracy_table(s),

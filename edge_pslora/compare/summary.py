@@ -96,23 +96,25 @@ def summarised(
         lines = [r for r in of_part if (r.stream, r.setting) == (stream, setting)]
         runs, notes = _latest(lines)
         keys = sorted(runs, key=lambda key: order.get(key, len(order)))
-        found.append(_stream(lines[0], {key: runs[key] for key in keys}, names, ours, notes))
+        found.append(_stream({key: runs[key] for key in keys}, names, ours, notes))
     return tuple(found)
 
 
 def _latest(lines: Sequence[Result]) -> tuple[dict[str, dict[Run, Result]], list[str]]:
-    """method -> run -> its newest line; and what is odd about them."""
+    """method -> run -> its newest line of the newest configuration; and what was left out."""
+    digest = max(lines, key=lambda line: line.date).digest
+    current = [line for line in lines if line.digest == digest]
     newest: dict[tuple[str, Run], Result] = {}
-    for line in lines:
+    for line in current:
         key = (line.method, (line.order, line.seed))
         if key not in newest or line.date >= newest[key].date:
             newest[key] = line
     notes = []
-    if len(newest) < len(lines):
-        notes.append(f"{len(lines) - len(newest)} older lines of the same runs are left out")
-    digests = {(r.order, r.digest) for r in newest.values()}
-    if len(digests) > len({order for order, _ in digests}):
-        notes.append("not all lines are of the same configuration")
+    if len(newest) < len(current):
+        notes.append(f"{len(current) - len(newest)} older lines of the same runs are left out")
+    if len(current) < len(lines):
+        others = len(lines) - len(current)
+        notes.append(f"{others} lines of another configuration than the newest are left out")
     runs: dict[str, dict[Run, Result]] = {}
     for (method, run), line in sorted(newest.items(), key=lambda item: item[0]):
         runs.setdefault(method, {})[run] = line
@@ -120,12 +122,15 @@ def _latest(lines: Sequence[Result]) -> tuple[dict[str, dict[Run, Result]], list
 
 
 def _stream(
-    sample: Result,
     runs: Mapping[str, Mapping[Run, Result]],
     names: Mapping[str, str],
     ours: Callable[[str], bool],
     notes: Sequence[str],
 ) -> StreamFigures:
+    # the tasks' names are those of the first order
+    sample = min(
+        (line for lines in runs.values() for line in lines.values()), key=lambda line: line.order
+    )
     default = runs.get(DEFAULT, {})
     family = {}
     for key, lines in runs.items():

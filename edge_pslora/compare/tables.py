@@ -75,11 +75,8 @@ def _accuracy_row(m: MethodFigures) -> tuple[Cell, ...]:
 def cost_table(stream: StreamFigures) -> Table:
     """What it takes: time and memory of a run, what is kept between sessions, what is trained."""
     header = (
-        "method",
-        "time of a run",
-        "peak memory",
-        "kept between sessions",
-        "trained parameters",
+        *("method", "processor time of a run", "peak memory", "kept between sessions"),
+        *("trained parameters", "key"),
     )
     rows = tuple(
         (
@@ -88,6 +85,7 @@ def cost_table(stream: StreamFigures) -> Table:
             number(float(m.peak_bytes), size),
             number(m.kept_bytes, size),
             number(m.trained, count),
+            Cell(m.key),
         )
         for m in stream.methods
     )

@@ -75,9 +75,15 @@ def test_a_run_is_paired_with_the_same_run_and_the_newest_line_counts():
     assert found.notes == ("not of all 5 runs: PS-LoRA (default)",)
 
 
-def test_lines_of_other_configurations_are_told():
-    odd = [replace(r, digest="e") if r.method == "ewc" else r for r in kit.lines()]
-    assert "not all lines are of the same configuration" in kit.streams(odd)[0].notes
+def test_of_several_configurations_the_newest_counts():
+    lines = kit.lines()
+    late = "2026-11-27T00:00:00+00:00"
+    other = [replace(r, digest="e", date=late, average=0.3) for r in lines if r.method == "ewc"]
+    found = kit.streams([*other, *lines])[0]
+    assert [m.key for m in found.methods] == ["ewc"]
+    assert found.methods[0].average.mean == pytest.approx(0.3)
+    assert found.notes == ("40 lines of another configuration than the newest are left out",)
+    assert len(kit.streams([*lines, *other])[0].methods) == 1
 
 
 def test_one_seed_gives_means_and_no_verdict():
@@ -133,7 +139,7 @@ def test_the_page_has_the_figures_of_the_lines(streams):
         assert verdicts["EWC <script>alert(1)</script>"][4] == "worse"
         assert verdicts["sequential LoRA"][1] == s.method("sequential").average.mean
         costs = {row[0]: row[1:] for row in page.figures[f"{key}-costs"]}
-        assert costs["DER++"] == [3.0, float(10**9 + 4), 1000.0, 5000.0]
+        assert costs["DER++"] == [3.0, float(10**9 + 4), 1000.0, 5000.0, "der"]
     means = {row[0]: row[2] for row in page.figures["all"][1:]}
     assert means == {f.name: f.average for f in overall(streams)}
     assert [row[0] for row in page.figures["ablation"][1:]] == [
@@ -167,7 +173,7 @@ def test_bench_report_writes_both_from_the_suites_lines(tmp_path: Path, monkeypa
     monkeypatch.setattr(extra, "find_spec", lambda name: None)  # tables are enough here
     assert report.main(["--lines", str(path)], out=tmp_path / "out") == 0
     said = capsys.readouterr()
-    assert "32 results, 2 streams and settings" in said.out
+    assert "suite.jsonl, 32 results, 2 streams and settings" in said.out
     assert "tables only" in said.err
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<svg" not in page
