@@ -78,11 +78,13 @@ def refuse(workspace: Path, staged: Path, record: refusals.Record | None = None)
 
     record: what to remember of it, see refusals.py.
     """
+    records = refusals.read(layout.scratch_folder(staged))
     if record is not None:
         number = layout.parse_generation_name(staged.name)
         run = None if number is None else read_run(workspace, number)
-        before = refusals.read(layout.scratch_folder(staged))
-        refusals.write(staged, [*before, {**record, "run": None if run is None else run[0]}])
+        records = [*records, {**record, "run": None if run is None else run[0]}]
+    if records:
+        refusals.write(staged, records)
     refused = workspace / layout.STAGING / layout.REFUSED
     trash = workspace / layout.STAGING / layout.TRASH
     if refused.exists():

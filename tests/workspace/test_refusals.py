@@ -46,6 +46,13 @@ def test_the_same_run_again_is_told_once(workspace: Workspace):
     assert tasks(workspace.refusals()) == ["of one", "of two"]
 
 
+def test_a_refusal_without_a_record_keeps_the_others(workspace: Workspace):
+    with writer_lock(workspace.path):
+        kit.refuse(workspace, "bad", run="one")
+        workspace.refuse(workspace.begin("an update").folder)
+    assert tasks(workspace.refusals()) == ["bad"]
+
+
 @pytest.mark.parametrize("step", range(4))
 def test_a_kill_while_the_next_run_begins_loses_none(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, step: int
