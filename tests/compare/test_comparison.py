@@ -55,6 +55,22 @@ def test_the_gap_lies_between_sequential_and_joint(streams):
     assert streams[0].method("joint").gap.mean == pytest.approx(1)
 
 
+def test_the_bound_is_the_best_joint_training_and_more_than_all_counts_as_all():
+    lines = kit.lines()
+    low = [replace(r, average=r.average - 0.25) if r.joint else r for r in lines]
+    found = kit.streams(low)[0]
+    assert found.bound == "joint"
+    assert found.method("sequential").gap is None  # no gap at all: joint is below
+    part = [replace(r, average=r.average - 0.1) if r.joint else r for r in lines]
+    assert kit.streams(part)[0].method("ewc").gap.mean > 1
+    assert targets(kit.streams(part))[0].measured <= 1.0
+    better = [replace(r, method="joint+pslora") for r in lines if r.joint]
+    found = kit.streams([*low, *better])[0]
+    assert found.bound == "joint+pslora"
+    assert found.method("ewc").gap.mean == pytest.approx(kit.streams()[0].method("ewc").gap.mean)
+    assert kit.streams([r for r in lines if not r.joint])[0].method("ewc").gap is None
+
+
 def test_a_run_is_paired_with_the_same_run_and_the_newest_line_counts():
     lines = kit.lines()
     again = [r for r in lines if r.method == "frozen" and r.stream == "pacs"]
