@@ -30,8 +30,8 @@ class MethodFigures:
     """One method on one stream. group: as in charts.dots. None: undefined, or not compared.
 
     gap: share of the gap between SEQUENTIAL and the stream's bound that it closes. judgement: DEFAULT
-    minus this one. curve: mean score over the tasks so far, after each session, mean over the runs of the first
-    order. matrix: mean over the same runs. peak: the most of any run.
+    minus this one. curve: mean score over the tasks so far, after each session, mean over the runs of
+    the first order. matrix: mean over the same runs. peak: the most of any run.
     """
 
     key: str
