@@ -21,8 +21,8 @@ MEASURED = ("seconds", "peak_bytes", "date", "commit", "machine")  # may differ 
 class Result:
     """matrix[i][j]: score on task j after session i; joint methods have one session. untrained: before
     any. Figures that are undefined are None (METHOD.md, "Metrics"). part: "test", or "valid", by which
-    things are chosen. digest: of stream, order, part, method and configuration, not of the seed.
-    seconds: of the processor, for the sessions, without loading and scoring. peak_bytes: resident memory of the process.
+    things are chosen. digest: of configuration and part. seconds: of the processor, for the sessions,
+    without loading and scoring. peak_bytes: resident memory of the process.
     kept_bytes, trained: after the last session.
     """
 
