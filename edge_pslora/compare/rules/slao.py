@@ -12,6 +12,7 @@ start of session 1, which both leave at LoRA's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ def orthonormal_rows(A: torch.Tensor) -> torch.Tensor:
 
 def time_weight(session: int) -> float:
     """lambda(i) = 1 / sqrt(i), session i counted from 1."""
-    return float(session) ** -0.5
+    return 1 / math.sqrt(session)
 
 
 def averaged(merged: torch.Tensor, trained: torch.Tensor, session: int) -> torch.Tensor:
