@@ -7,7 +7,7 @@ DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
 .PHONY: adapt test lint pytest bench-suite bench-quick bench-text bench-heart bench-streams bench-history bench-core
-.PHONY: bench-heads bench-export bench-train torture clean
+.PHONY: bench-heads bench-export bench-train bench-report torture clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -75,6 +75,10 @@ bench-export: $(VENV)/.minilm
 # What a session costs in time, CPU seconds and memory beside PEFT in a plain loop (docs/ENGINE.md).
 bench-train: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.train $(BENCH)
+
+# What the suite measured as one page, benchmarks/out/report.html, and as tables (docs/REPORTS.md).
+bench-report: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.report $(BENCH)
 
 # Everything that must never happen, tried thousands of times (docs/threat-model.md); QUICK=1: in minutes.
 # Some sections: make torture TORTURE='kills power'
