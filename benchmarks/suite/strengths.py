@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from benchmarks.options import count
 from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
-from edge_pslora.compare.method import Method
+from edge_pslora.compare.method import Method, Setup
 from edge_pslora.compare.rule import PlainRule, Rule
 from edge_pslora.compare.rules.ewc import EWC
 from edge_pslora.compare.rules.l2sp import L2SP
@@ -27,12 +28,30 @@ from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
 
 CHEAP = ("gas", "heart", "activity", "digits")
-CANDIDATES: dict[str, Callable[[], Rule]] = {
-    "none": PlainRule,
-    **{f"ewc {x:g}": lambda x=x: EWC(strength=x) for x in (1.0, 10.0, 100.0, 1000.0)},  # type: ignore[misc]
-    **{f"si {x:g}": lambda x=x: SI(strength=x) for x in (0.01, 0.1, 1.0, 10.0)},  # type: ignore[misc]
-    **{f"lwf {x:g}": lambda x=x: LwF(strength=x) for x in (0.3, 1.0, 3.0)},  # type: ignore[misc]
-    **{f"l2sp {x:g}": lambda x=x: L2SP(alpha=x) for x in (0.01, 0.1, 1.0)},  # type: ignore[misc]
+Start = Callable[[Setup], LoraLearner]
+
+
+def _rule(new: Callable[[float], Rule], strength: float) -> Start:
+    return lambda setup: LoraLearner(setup, new(strength))
+
+
+def _rate(rate: float) -> Start:
+    """Sequential LoRA at another learning rate than the product's 5e-4."""
+
+    def start(setup: Setup) -> LoraLearner:
+        train = replace(setup.config.train, learning_rate=rate)
+        return LoraLearner(replace(setup, config=replace(setup.config, train=train)), PlainRule())
+
+    return start
+
+
+CANDIDATES: dict[str, Start] = {
+    "none": lambda setup: LoraLearner(setup, PlainRule()),
+    **{f"rate {x:g}": _rate(x) for x in (1e-3, 2e-3, 5e-3)},
+    **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
+    **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
+    **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
+    **{f"l2sp {x:g}": _rule(L2SP, x) for x in (0.01, 0.1, 1.0)},
 }
 
 
@@ -67,15 +86,11 @@ def _averages(key: str, seeds: int) -> dict[str, list[float]]:
             work.mkdir()
             order = seed % stream.orders
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
-            for name, rule in CANDIDATES.items():
-                method = Method(name, name, "", _starting(rule))
+            for name, start in CANDIDATES.items():
+                method = Method(name, name, "", start)
                 results = run(method, loaded, stream.budget.config(), seed, part="valid")
                 found[name].append(results[0].average)
     return found
-
-
-def _starting(rule: Callable[[], Rule]) -> Callable[..., LoraLearner]:
-    return lambda setup: LoraLearner(setup, rule())
 
 
 if __name__ == "__main__":
