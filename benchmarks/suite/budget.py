@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ from edge_pslora.compare.stream import Part, Setting
 from edge_pslora.config import AdaptConfig, default_preset
 from edge_pslora.data.split import split
 from edge_pslora.data.types import Samples
-from edge_pslora.errors import DataError
+from edge_pslora.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
 class Budget:
     """Most samples of a task to train on, to choose by and to test with; passes over the first.
 
-    size: pixels of a picture's side, tokens of a text; 0: neither. tasks: 0: all.
+    size: pixels of a picture's side, tokens of a text; 0: the model's own. tasks: 0: all. valid: 0: none.
     """
 
     train: int
@@ -61,8 +61,9 @@ def part_within(name: str, train: Samples, test: Samples, draw: Draw) -> Part:
     budget = draw.budget
     most = some(train, draw.seed, budget.train + budget.valid)
     rest, valid = split(most, budget.valid / (budget.train + budget.valid), draw.seed)
-    part = Part(name, rest, some(test, draw.seed, budget.test), valid)
-    if min(len(part.train), len(part.test), len(valid)) == 0:
+    kept = valid if budget.valid else None
+    part = Part(name, rest, some(test, draw.seed, budget.test), kept)
+    if min(len(part.train), len(part.test), *([len(valid)] if budget.valid else [])) == 0:
         raise DataError(
             name,
             expected="samples to train on, to choose by and to test with",
@@ -70,3 +71,24 @@ def part_within(name: str, train: Samples, test: Samples, draw: Draw) -> Part:
             remedy="give the whole data set",
         )
     return part
+
+
+def changed(budget: Budget, change: str) -> Budget:
+    """The budget with what `change` says, as in "train=2000,test=500".
+
+    Raises:
+        UsageError: a name that a budget does not have, or no whole number.
+    """
+    names = [field.name for field in fields(Budget)]
+    values: dict[str, int] = {}
+    for item in change.split(","):
+        name, _, value = item.partition("=")
+        if name not in names or not value.isdecimal():
+            raise UsageError(
+                "--budget",
+                expected=f"NAME=NUMBER,..., of {', '.join(names)}",
+                found=item,
+                remedy="change the option",
+            )
+        values[name] = int(value)
+    return replace(budget, **values)

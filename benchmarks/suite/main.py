@@ -10,16 +10,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.options import count
 from benchmarks.places import OUT
+from benchmarks.suite.budget import changed
 from benchmarks.suite.pace import Pace
 from benchmarks.suite.plan import Group, digest_of, keys_done, plan
 from benchmarks.suite.processes import run_groups
 from benchmarks.suite.streams import QUICK_STREAMS, STREAMS, SuiteStream, quick
+from edge_pslora.compare.extra import require_statistics
 from edge_pslora.compare.methods import METHODS, choose
 from edge_pslora.compare.results import Result, read
 from edge_pslora.compare.run import ScoredPart
@@ -31,14 +34,13 @@ from edge_pslora.units import format_duration
 def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     """Returns the exit code: 0; 1 where a run failed; that of the error (2: wrong use)."""
     options = _parser().parse_args(arguments)
-    streams = [STREAMS[key] for key in options.streams or _default_streams(options.quick)]
-    if options.quick:
-        streams = [quick(stream) for stream in streams]
     seeds = options.seeds or (1 if options.quick else 5)
     path = options.out or out / ("suite-quick.jsonl" if options.quick else "suite.jsonl")
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # forked processes must not wait for its threads
     try:
+        require_statistics()  # for the table at the end
+        streams = _streams(options)
         methods = choose(options.methods or ["all"])
         path.parent.mkdir(parents=True, exist_ok=True)
         results = read(path)
@@ -87,8 +89,13 @@ def _budget(stream: SuiteStream) -> str:
     )
 
 
-def _default_streams(is_quick: bool) -> Sequence[str]:
-    return QUICK_STREAMS if is_quick else tuple(STREAMS)
+def _streams(options: argparse.Namespace) -> list[SuiteStream]:
+    """Those that are asked for, with the budgets that are."""
+    keys = options.streams or (QUICK_STREAMS if options.quick else tuple(STREAMS))
+    streams = [quick(STREAMS[key]) if options.quick else STREAMS[key] for key in keys]
+    if options.budget is None:
+        return streams
+    return [replace(s, budget=changed(s.budget, options.budget)) for s in streams]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=["test", "valid"],
         default="test",
         help="what is scored; anything that is chosen is chosen by valid",
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="NAME=N,...",
+        help="another budget for these streams, such as train=2000,test=500,epochs=3",
     )
     parser.add_argument("--out", type=Path, help="a results file, to be continued")
     return parser

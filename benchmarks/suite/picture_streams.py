@@ -71,5 +71,5 @@ def _among(samples: Samples, labels: Sequence[str]) -> Samples:
 
 
 def _mobilenet(parts: Sequence[Part], draw: Draw) -> Callable[[], LoadedModel]:
-    options = ModelOptions(seed=draw.seed, image_size=draw.budget.size)
+    options = ModelOptions(seed=draw.seed, image_size=draw.budget.size or None)
     return base_model(MOBILENET, model_path(MOBILENET_WEIGHTS), parts, options, draw.base)

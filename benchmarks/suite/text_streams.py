@@ -60,7 +60,7 @@ def _texts(name: str, tasks: Sequence[str], draw: Draw) -> Stream:
             )
         parts.append(part_within(task, data.train, data.test, draw))
         rejected += len(data.rejected)
-    options = ModelOptions(seed=draw.seed, max_length=draw.budget.size)
+    options = _options(draw)
     new_model = base_model(str(minilm_folder()), None, parts, options, draw.base)
     return make_stream(name, "class-incremental", parts, new_model, rejected, draw.order, draw.also)
 
@@ -79,9 +79,12 @@ def language(draw: Draw) -> Stream:
         assert data.test is not None
         parts.append(part_within(domain, data.train, data.test, draw))
         rejected += len(data.rejected)
-    model = ModelOptions(seed=draw.seed, max_length=draw.budget.size)
-    new_model = base_model(str(_news_model()), None, parts, model, draw.base)
+    new_model = base_model(str(_news_model()), None, parts, _options(draw), draw.base)
     return make_stream("language", "domain-incremental", parts, new_model, rejected, draw.order)
+
+
+def _options(draw: Draw) -> ModelOptions:
+    return ModelOptions(seed=draw.seed, max_length=draw.budget.size or ModelOptions().max_length)
 
 
 def _news_model(cache: Path = CACHE) -> Path:

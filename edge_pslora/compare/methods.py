@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from edge_pslora.compare.learners.analytic_variants import ProjectedLearner, ReducedLearner
 from edge_pslora.compare.learners.finetune import FineTuneLearner
 from edge_pslora.compare.learners.first_session import FirstSessionLearner
 from edge_pslora.compare.learners.frozen import FrozenLearner
+from edge_pslora.compare.learners.held_out import HeldOutLearner, HoldingRule
 from edge_pslora.compare.learners.lda import LdaLearner
-from edge_pslora.compare.learners.line_search import LineSearchLearner
 from edge_pslora.compare.learners.projected import RanPacLearner
 from edge_pslora.compare.method import Learner, Method, Setup
 from edge_pslora.compare.product import Change, ProductLearner
 from edge_pslora.compare.rule import PlainRule, Rule
-from edge_pslora.compare.rules.adaptive import Dynamic
 from edge_pslora.compare.rules.average import average_rule
+from edge_pslora.compare.rules.dynamic import Dynamic
 from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.held import HeldOut
 from edge_pslora.compare.rules.inflora import InfLora
 from edge_pslora.compare.rules.l2sp import L2SP
+from edge_pslora.compare.rules.line_search import LineSearch
 from edge_pslora.compare.rules.lwf import LwF
 from edge_pslora.compare.rules.magmax import MagMax
 from edge_pslora.compare.rules.nlora import n_lora
@@ -31,7 +34,7 @@ from edge_pslora.compare.rules.si import SI
 from edge_pslora.compare.rules.slao import Slao
 from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.trainer import LoraLearner
-from edge_pslora.config import AdaptConfig, MergeRule, StabilityConfig, paper_preset
+from edge_pslora.config import AdaptConfig, HeadKind, MergeRule, StabilityConfig, paper_preset
 from edge_pslora.errors import UsageError
 
 
@@ -109,12 +112,12 @@ _PRODUCT = (
     _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
     _product("pslora-average", "default, average merge", _merged("average")),
     _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
-    _product("paper", "PS-LoRA as published, linear head", _paper()),
-    _product("paper-loss", "as published, loss only", _paper(merge="none")),
-    _product("paper-merge", "as published, merge only", _paper(stability=NO_LOSS)),
+    _product("paper", "PS-LoRA, published parts, linear head", _paper()),
+    _product("paper-loss", "published parts, loss only", _paper(merge="none")),
+    _product("paper-merge", "published parts, merge only", _paper(stability=NO_LOSS)),
     _product(
         "paper-elementwise",
-        "as published, loss element by element",
+        "published parts, loss element by element",
         _paper(stability=StabilityConfig(row_stride=1)),
     ),
 )
@@ -124,8 +127,23 @@ def _ranpac_adapted(setup: Setup) -> Learner:
     return RanPacLearner(setup, adapt=True)
 
 
-def _searched(setup: Setup) -> Learner:
-    return LineSearchLearner(setup, "analytic")
+def _by_anchors() -> HoldingRule:
+    return Dynamic(held=HeldOut())
+
+
+def _held_out(
+    key: str, name: str, rule: Callable[[], HoldingRule], *, analytic: bool = False
+) -> Method:
+    """A rule of ours that keeps a tenth of the samples out of training, and some of them for good."""
+    kind: HeadKind = "analytic" if analytic else "linear"
+    return Method(
+        f"{key}+analytic" if analytic else key,
+        f"{name}, analytic head" if analytic else name,
+        "this project",
+        lambda setup: HeldOutLearner(setup, rule(), kind),
+        stores_samples=True,
+        needs_head=analytic,
+    )
 
 
 def _own(
@@ -167,16 +185,10 @@ _PUBLISHED = (
 # ours, beyond the published PS-LoRA
 _BEYOND = (
     *_lora("dynamic", "PS-LoRA, weight by conflict", "this project", Dynamic),
-    Method(
-        "linesearch",
-        "merge by line search",
-        "this project",
-        LineSearchLearner,
-        stores_samples=True,
-    ),
-    _own(
-        "linesearch+analytic", "merge by line search, analytic head", _searched, stores_samples=True
-    ),
+    _held_out("dynamic-anchors", "PS-LoRA, weight by anchors", _by_anchors),
+    _held_out("dynamic-anchors", "PS-LoRA, weight by anchors", _by_anchors, analytic=True),
+    _held_out("linesearch", "merge by line search", LineSearch),
+    _held_out("linesearch", "merge by line search", LineSearch, analytic=True),
     *_lora(
         "pslora+replay",
         "PS-LoRA, 1 % of the samples",
@@ -228,10 +240,11 @@ def choose(keys: Sequence[str]) -> tuple[Method, ...]:
     """
     unknown = [key for key in keys if key not in METHODS and key != "all"]
     if unknown or not keys:
+        near = get_close_matches(unknown[0], METHODS, n=3) if unknown else []
         raise UsageError(
             "--methods",
-            expected=f"some of {', '.join(METHODS)}, or all",
+            expected="keys of methods, such as " + ", ".join(near or ("pslora", "frozen", "ewc")),
             found=", ".join(unknown) or "none",
-            remedy="change the option",
+            remedy="see them all: edge-pslora compare --list",
         )
     return tuple(m for key, m in METHODS.items() if key in keys or "all" in keys)

@@ -16,9 +16,18 @@ Change = Callable[[AdaptConfig], AdaptConfig]  # the budget -> what the method d
 
 
 class ProductLearner:
-    """PS-LoRA as the command `adapt` learns it, in memory; a variant changes its settings."""
+    """PS-LoRA as the command `adapt` learns it, in memory; a variant changes its settings.
 
-    def __init__(self, setup: Setup, change: Change = lambda config: config) -> None:
+    remember: what of a session the next one starts from.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        change: Change = lambda config: config,
+        remember: Callable[[SessionResult], Memory] = lambda result: result.memory,
+    ) -> None:
+        self.remember = remember
         self.model = setup.model
         self.config = change(setup.config)
         self.base = base_weights(setup.model.backbone.model)
@@ -28,7 +37,7 @@ class ProductLearner:
 
     def learn(self, data: SessionData) -> None:
         result = run_session(self.model, self.base, self.memory, data, self.config)
-        self.memory = result.memory
+        self.memory = self.remember(result)
         self.trained = _trained(result) if self.config.train.epochs else 0
 
     def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:

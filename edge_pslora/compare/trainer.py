@@ -175,7 +175,8 @@ def _answers(
     backbone: nn.Module, in_session: HeadSession, config: HeadConfig, count: int
 ) -> Callable[[ModelInputs], tuple[torch.Tensor, torch.Tensor]]:
     """Of an analytic head the mean of its cross-fitted heads: a foreign sample was seen by none."""
-    folds = max(1, min(config.folds, count)) if not in_session.parameters else 1
+    # only an analytic head has folds: neither has one trained by SGD, nor a model that answers by itself
+    folds = max(1, min(config.folds, count)) if in_session.unseen is not None else 1
 
     def answer(inputs: ModelInputs) -> tuple[torch.Tensor, torch.Tensor]:
         features = backbone(**inputs)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from edge_pslora.compare.learners.line_search import LineSearchLearner, held_out
+from edge_pslora.compare.learners.held_out import HeldOutLearner, hold_out
 from edge_pslora.compare.product import ProductLearner
 from edge_pslora.compare.rule import PlainRule, live_update
-from edge_pslora.compare.rules.adaptive import LOOKS, SHARES, Dynamic, LineSearch, best_share
-from edge_pslora.compare.rules.conflict import NEUTRAL, conflict, weight_for
+from edge_pslora.compare.rules.conflict import NEUTRAL, conflict, opposition, weight_for
+from edge_pslora.compare.rules.dynamic import LOOKS, Dynamic
+from edge_pslora.compare.rules.held import HeldOut
+from edge_pslora.compare.rules.line_search import SHARES, LineSearch, best_share
 from edge_pslora.compare.rules.pslora import PsLora, stability_loss
 from edge_pslora.compare.trainer import LoraLearner
 from edge_pslora.config import StabilityConfig
@@ -74,12 +76,58 @@ def test_conflict_is_the_share_of_what_undoes_the_past():
     assert conflict([(G, S), (S, S)]) == pytest.approx((2 + 28) / (6 + 28))
 
 
-def test_the_weight_follows_the_odds():
+def test_opposition_is_the_angle_between_all_gradients():
+    one, other = [torch.randn(3, 2), torch.randn(4)], [torch.randn(3, 2), torch.randn(4)]
+    flat = [torch.cat([t.ravel() for t in ts]).double() for ts in (one, other)]
+    cosine = float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm()))
+    found = opposition(zip(one, other, strict=True))
+    assert found == pytest.approx((1 - cosine) / 2)
+    assert opposition([(one[0], one[0])]) == pytest.approx(0.0, abs=1e-12)
+    assert opposition([(one[0], -one[0])]) == pytest.approx(1.0)
+    assert opposition([(one[0], torch.zeros(3, 2))]) == NEUTRAL
+
+
+def test_the_weight_rises_with_the_conflict():
     assert weight_for(NEUTRAL, 0.1) == pytest.approx(0.1)
-    assert weight_for(0.75, 0.1) == pytest.approx(0.3)
-    assert weight_for(0.25, 0.1) == pytest.approx(0.1 / 3)
     assert weight_for(1.0, 0.1) == pytest.approx(1.0)
     assert weight_for(0.0, 0.1) == pytest.approx(0.01)
+    assert weight_for(0.75, 0.1) == pytest.approx(0.1 * 10**0.5)
+
+
+def test_anchors_say_how_much_the_new_undoes_the_old():
+    """The gradient on the anchors, literally, before the first step; they are never trained on."""
+    rule = Dynamic(held=HeldOut())
+    learner = HeldOutLearner(setup(), rule, "analytic")
+    learned(learner, 1)
+    anchors = rule.held.anchors
+    assert len(anchors) == 4  # a tenth of 20 of each of two labels
+    expected = []
+    settle = rule._settle
+
+    def look(round):
+        weights = list(round.weights.values())
+        with torch.enable_grad():
+            _, logits = round.answer({"x": torch.from_numpy(anchors.inputs["x"])})
+            wanted = round.task.encode(anchors.targets, round.labels)
+            loss = torch.nn.functional.cross_entropy(logits, wanted)
+            expected.append(torch.autograd.grad(loss, weights))
+        for name, matrix in zip(round.weights, expected[0], strict=True):
+            torch.testing.assert_close(rule.old[name], matrix, rtol=1e-4, atol=1e-6)
+
+    begin = rule.begin
+    rule.begin = lambda round: (begin(round), look(round))
+
+    def settled(round):
+        new = {name: g.clone() for name, g in rule.gradients.items()}
+        settle(round)
+        pairs = [(new[n], g) for n, g in zip(round.weights, expected[0], strict=True)]
+        assert rule.conflicts[-1] == pytest.approx(opposition(pairs), rel=1e-4)
+
+    rule._settle = settled
+    learner.learn(task(1))
+    assert len(rule.conflicts) == 2
+    assert rule.weight == weight_for(rule.conflicts[-1], 0.1)
+    assert learner.kept_bytes == rule.inner.kept_bytes + rule.held.nbytes + 8 * (33 * 33 + 34 * 4)
 
 
 def test_the_weight_of_a_session_is_set_by_its_first_gradients():
@@ -148,12 +196,12 @@ def test_dynamic_without_a_look_back_is_ps_lora():
 
 def test_a_tenth_of_each_label_is_held_out():
     data = task(0, n=30)
-    rest, held = held_out(data, 0.1, np.random.Generator(np.random.PCG64([1])))
+    rest, held = hold_out(data, 0.1, np.random.Generator(np.random.PCG64([1])))
     assert sorted(held.targets.tolist()) == ["a"] * 3 + ["b"] * 3
     rows = [d.inputs.batch(np.arange(len(d.targets)))["x"] for d in (rest, held)]
     together = sorted(map(tuple, torch.cat(rows).tolist()))
     assert together == sorted(map(tuple, data.inputs.rows.tolist()))
-    assert held_out(task(0, n=3), 0.1, np.random.Generator(np.random.PCG64([1])))[1] is None
+    assert hold_out(task(0, n=3), 0.1, np.random.Generator(np.random.PCG64([1])))[1] is None
 
 
 def test_the_best_share_is_that_of_the_least_loss():
@@ -185,23 +233,21 @@ def test_the_best_share_is_that_of_the_least_loss():
 
 
 def test_line_search_deploys_the_share_it_chose_and_counts_what_it_stores():
-    learner = learned(LineSearchLearner(setup()))
+    learner = learned(HeldOutLearner(setup(), LineSearch()))
     rule = learner.rule
     assert rule.chosen[0] == 1.0
     assert len(rule.chosen) == 3
     assert set(rule.chosen) <= set(SHARES)
-    assert sorted(np.unique(rule.anchors.session)) == [1, 2, 3]
-    assert learner.kept_bytes == len(rule.anchors) * (6 * 4 + 4)  # no history without a loss
+    assert sorted(np.unique(rule.held.anchors.session)) == [1, 2, 3]
+    assert learner.kept_bytes == len(rule.held.anchors) * (6 * 4 + 4)  # no history without a loss
     known = {tuple(row) for k in range(3) for row in task(k).inputs.rows.tolist()}
-    assert {tuple(row) for row in rule.anchors.inputs["x"].tolist()} <= known
+    assert {tuple(row) for row in rule.held.anchors.inputs["x"].tolist()} <= known
 
 
 def test_a_part_of_an_update_is_what_is_added_and_remembered():
     rule = LineSearch()
     rule_losses = {}
     seen, learner = watched(rule, tasks=1)
-    rule.held = None
-    rule.anchors = None
     learner.learn(task(1))
     for name, adapter in seen.rounds[1].adapters.items():
         D = live_update(adapter).detach()

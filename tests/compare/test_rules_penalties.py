@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edge_pslora.compare.rule import updates
-from edge_pslora.compare.rules.ella import Ella, energy_overlap, shrunk, update_scale
+from edge_pslora.compare.rules.ella import Ella, energy_overlap, shrunk, squared_scale
 from edge_pslora.compare.rules.nlora import collision_rate, n_lora, update_size
 from edge_pslora.compare.rules.olora import OLora, overlap
 from edge_pslora.core.stability import stability_target
@@ -106,14 +106,14 @@ def test_ella_has_the_units_of_the_stability_loss():
     base = _random(6, 5, seed=2).float()
     target = stability_target(left, right, float(base.square().mean().sqrt()))
     square = float((left @ right).square().mean())
-    assert update_scale(square, float(base.square().mean())) ** 0.5 == pytest.approx(target.scale)
+    assert squared_scale(square, float(base.square().mean())) ** 0.5 == pytest.approx(target.scale)
     seen, _ = watched(Ella(weight=1.0), tasks=2)
     round, rule = seen.rounds[1], seen.inner
     expected = []
     for name, D in updates(round).items():
         S = round.past[name]
         W0 = round.base(round.adapters[name].target.weight_name)
-        scale = update_scale(float(S.square().mean()), float(W0.square().mean()))
+        scale = squared_scale(float(S.square().mean()), float(W0.square().mean()))
         expected.append(float((D * S / S.square().mean().sqrt()).square().mean()) / scale)
     assert float(rule.loss(round, None).detach()) == pytest.approx(
         sum(expected) / len(expected), rel=1e-4

@@ -8,14 +8,18 @@ import torch
 
 from edge_pslora.compare.rule import PlainRule
 from edge_pslora.compare.rules.replay import Joined, Replay, dark_loss
-from edge_pslora.compare.rules.reservoir import Kept, draw_slots, offered, shared, stacked
+from edge_pslora.compare.rules.reservoir import Kept, Take, draw_slots, offered, shared, stacked
 from edge_pslora.compare.trainer import LoraLearner
 from tests.compare.rules_kit import TASKS, average, learned, setup, task, watched
 
 
-def _kept(first: int, count: int) -> Kept:
-    rows = np.arange(first, first + count, dtype=np.float32)
-    return Kept({"x": rows[:, None]}, rows.astype(np.int64).astype(str))
+def _from(first: int) -> Take:
+    """Samples numbered from `first` on."""
+
+    def take(rows: np.ndarray) -> Kept:
+        return Kept({"x": (first + rows).astype(np.float32)[:, None]}, (first + rows).astype(str))
+
+    return take
 
 
 def test_every_sample_of_a_stream_is_kept_with_the_same_chance():
@@ -25,7 +29,7 @@ def test_every_sample_of_a_stream_is_kept_with_the_same_chance():
         draws = np.random.Generator(np.random.PCG64([seed]))
         kept = None
         for first, count in ((0, 4), (4, 16), (20, 10)):  # the first part does not fill it
-            kept = offered(kept, _kept(first, count), 6, draws)
+            kept = offered(kept, _from(first), count, 6, draws)
         assert len(kept) == 6
         assert kept.seen == 30
         counts[kept.targets.astype(int)] += 1
@@ -48,8 +52,8 @@ def test_slots_are_those_of_the_textbook():
 
 
 def test_a_share_of_each_session_is_kept_for_good():
-    kept = shared(None, _kept(0, 100), 0.05)
-    kept = shared(kept, _kept(100, 10), 0.05)
+    kept = shared(None, _from(0), 100, 0.05)
+    kept = shared(kept, _from(100), 10, 0.05)
     assert kept.targets.tolist() == ["0", "1", "2", "3", "4", "100"]
     assert kept.seen == 110
     assert kept.nbytes == 6 * 4 + 6 * 4

@@ -18,7 +18,7 @@ SMALL = {
 }
 KEYS = [
     *("olora", "nlora", "inflora", "ella", "slao", "magmax", "ties", "replay", "der++"),
-    *("ranpac", "ranpac+first", "slda", "first", "dynamic", "linesearch"),
+    *("ranpac", "ranpac+first", "slda", "first", "dynamic", "dynamic-anchors", "linesearch"),
     *("pslora+replay", "pslora+projected", "pslora+reduced"),
 ]
 ALL = [key for k in KEYS for key in (k, f"{k}+analytic") if key in METHODS]

@@ -68,7 +68,7 @@ def add_lda(
     z = features.double()
     before = torch.empty_like(z)  # mean of the sample's class before it
     means, counts = statistics.means.clone(), statistics.counts.clone()
-    for k in classes.unique().tolist():
+    for k in sorted(set(classes.tolist())):
         members = (classes == k).nonzero()[:, 0]
         sums = means[k] * counts[k] + z[members].cumsum(0)
         numbers = counts[k] + torch.arange(1, len(members) + 1, dtype=torch.float64)

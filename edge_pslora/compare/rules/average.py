@@ -1,4 +1,5 @@
-"""Plain averaging of updates: M_t is the mean of D_1 to D_t. A strong baseline, never to be left out."""
+"""Plain averaging of updates: M_t is the mean of D_1 to D_t. A strong baseline, never to be left
+out."""
 
 from __future__ import annotations
 

@@ -67,9 +67,9 @@ class Ella:
 
 def _unit(past: torch.Tensor, base: torch.Tensor) -> float:
     square = float(past.double().square().mean())
-    return square * update_scale(square, float(base.double().square().mean())) * past.numel()
+    return square * squared_scale(square, float(base.double().square().mean())) * past.numel()
 
 
-def update_scale(past_square: float, base_square: float, base_share: float = 0.05) -> float:
+def squared_scale(past_square: float, base_square: float, base_share: float = 0.05) -> float:
     """scale^2 of `core.stability.stability_target`, from mean squares of S and of W0."""
     return past_square + base_share**2 * base_square

@@ -1,8 +1,8 @@
 """EWC, online: weights that the old tasks' likelihood curves along are held (arXiv 1612.00796, Eq. 3).
 
-One Fisher information for all earlier sessions, as arXiv 1805.06370, Eq. 9: F*_t = gamma F*_{t-1} + F_t.
-F_t is the diagonal of the empirical Fisher: the mean over samples of the squared gradient of log p(y | x),
-y the sample's own label.
+One Fisher information for all earlier sessions, as arXiv 1805.06370, Eq. 9: F*_t = gamma F*_{t-1} +
+F_t. F_t is the diagonal of the empirical Fisher: the mean over samples of the squared gradient of log
+p(y | x), y the sample's own label.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def l2sp_penalty(change: Tensors, new_rows: Tensors, alpha: float, beta: float) 
 
 @dataclass
 class L2SP:
-    """The start is the model that served so far: each session is a fine-tuning of its own. Keeps nothing.
+    """The start is the model that served so far: each session is a fine-tuning of its own. Keeps
+    nothing.
 
     alpha, beta: 0.1 and 0.01, as in the paper's experiments.
     """

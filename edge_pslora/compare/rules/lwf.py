@@ -1,4 +1,5 @@
-"""LwF: answer the new samples on the old labels as the old model did (arXiv 1606.09282, Eq. 2 and 3)."""
+"""LwF: answer the new samples on the old labels as the old model did (arXiv 1606.09282, Eq. 2 and
+3)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class LwF:
     """strength: lambda_o, 1 as published; temperature: T, 2 as published. Keeps nothing: what the old
     model says of the session's samples is noted before its first step.
 
-    The logits are those that training sees: an analytic head's are the cross-fitted ones on old features.
+    The logits are those that training sees: an analytic head's are the cross-fitted ones on old
+    features.
     """
 
     strength: float = 1.0

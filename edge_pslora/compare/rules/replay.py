@@ -80,21 +80,28 @@ class Replay:
         draws = np.random.Generator(
             np.random.PCG64([round.config.train.seed, round.session, _MEMORY])
         )
-        order = draws.permutation(len(round.data.targets)).astype(np.int64)
-        new = dict(round.data.inputs.to_arrays(order))
-        if self.dark > 0:
-            new[_LOGITS] = _logits(round, order)
-        samples = Kept(new, round.data.targets[order])
+        count = len(round.data.targets)
+        order = draws.permutation(count).astype(np.int64)
+
+        def take(rows: Indices) -> Kept:
+            return self._taken(round, order[rows])
+
         if self.share is None:
-            self.kept = offered(self.kept, samples, self.capacity, draws)
+            self.kept = offered(self.kept, take, count, self.capacity, draws)
         else:
-            self.kept = shared(self.kept, samples, self.share)
+            self.kept = shared(self.kept, take, count, self.share)
         self.replayed = None
         return summed(round)
 
     @property
     def kept_bytes(self) -> int:
         return 0 if self.kept is None else self.kept.nbytes
+
+    def _taken(self, round: Round, rows: Indices) -> Kept:
+        inputs = dict(round.data.inputs.to_arrays(rows))
+        if self.dark > 0:
+            inputs[_LOGITS] = _logits(round, rows)
+        return Kept(inputs, round.data.targets[rows])
 
 
 _LOGITS = "stored logits"  # NaN for labels that were not known yet
@@ -164,10 +171,9 @@ def _drawn(replayed: Replayed, count: int, generator: torch.Generator) -> Indice
 
 
 @torch.no_grad()
-def _logits(round: Round, order: Indices) -> npt.NDArray[np.float32]:
-    """float32 [N, C] of the session's samples in this order, as the model answers at its end."""
-    rows = np.zeros((len(order), len(round.labels)), np.float32)
-    size = round.config.train.batch_size
-    for batch in sorted_batches(round.data.inputs.lengths(), size):
-        rows[batch] = round.answer(round.data.inputs.batch(batch))[1].numpy()
-    return rows[order]
+def _logits(round: Round, rows: Indices) -> npt.NDArray[np.float32]:
+    """float32 [K, C] of some of the session's samples, as the model answers at its end."""
+    found = np.zeros((len(rows), len(round.labels)), np.float32)
+    for batch in sorted_batches(round.data.inputs.lengths()[rows], round.config.train.batch_size):
+        found[batch] = round.answer(round.data.inputs.batch(rows[batch]))[1].numpy()
+    return found

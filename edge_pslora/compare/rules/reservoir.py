@@ -8,7 +8,7 @@ for all, and no slot is ever taken from a sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,32 +52,38 @@ class Kept:
         return sum(a.nbytes for a in self.inputs.values()) + 4 * len(self.targets)
 
 
-def offered(kept: Kept | None, new: Kept, capacity: int, generator: np.random.Generator) -> Kept:
-    """The reservoir of fixed capacity after all of `new`, in their order, were offered to it."""
+Take = Callable[[npt.NDArray[np.int64]], Kept]  # numbers within the new samples -> those samples
+
+
+def offered(
+    kept: Kept | None, take: Take, count: int, capacity: int, generator: np.random.Generator
+) -> Kept:
+    """The reservoir of fixed capacity after `count` new samples, in their order, were offered to it."""
     before = 0 if kept is None else len(kept)
     seen = 0 if kept is None else kept.seen
-    slots = draw_slots(capacity, seen, len(new), generator)
-    order = list(range(before)) + [0] * (min(capacity, seen + len(new)) - before)
+    slots = draw_slots(capacity, seen, count, generator)
+    taken = sorted(slots.values())
+    order = list(range(before)) + [0] * (min(capacity, seen + count) - before)
     for slot, sample in slots.items():
-        order[slot] = before + sample
-    return _chosen(kept, new, np.array(order, np.int64))
+        order[slot] = before + taken.index(sample)
+    return _chosen(kept, take(np.array(taken, np.int64)), np.array(order, np.int64), count)
 
 
-def shared(kept: Kept | None, new: Kept, share: float) -> Kept:
-    """With the first of `new`, which come in a drawn order: the share of them, at least one."""
+def shared(kept: Kept | None, take: Take, count: int, share: float) -> Kept:
+    """With the first of `count` new samples, which come in a drawn order: the share, at least one."""
     before = 0 if kept is None else len(kept)
-    count = min(len(new), max(1, round(share * len(new))))
-    return _chosen(kept, new, np.arange(before + count, dtype=np.int64))
+    new = take(np.arange(min(count, max(1, round(share * count))), dtype=np.int64))
+    return _chosen(kept, new, np.arange(before + len(new), dtype=np.int64), count)
 
 
-def _chosen(kept: Kept | None, new: Kept, order: npt.NDArray[np.int64]) -> Kept:
-    """Those at `order`, positions in kept followed by new."""
+def _chosen(kept: Kept | None, new: Kept, order: npt.NDArray[np.int64], count: int) -> Kept:
+    """Those at `order`, positions in kept followed by new; `count` more have been seen."""
     if kept is None:
         inputs = {name: array[order] for name, array in new.inputs.items()}
-        return Kept(inputs, new.targets[order], len(new))
+        return Kept(inputs, new.targets[order], count)
     inputs = {name: stacked(kept.inputs[name], new.inputs[name])[order] for name in kept.inputs}
     targets = np.concatenate([kept.targets, new.targets])[order]
-    return Kept(inputs, targets, kept.seen + len(new))
+    return Kept(inputs, targets, kept.seen + count)
 
 
 def stacked(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:

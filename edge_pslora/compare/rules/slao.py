@@ -12,6 +12,7 @@ start of session 1, which both leave at LoRA's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,13 @@ def orthonormal_rows(A: torch.Tensor) -> torch.Tensor:
     """Q^T [r, in] of A^T = Q R, R with a positive diagonal: orthonormal rows that span those of A."""
     Q, R = torch.linalg.qr(A.T)
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
-    return (Q * signs).T.contiguous()
+    rows: torch.Tensor = (Q * signs).T.contiguous()
+    return rows
 
 
 def time_weight(session: int) -> float:
     """lambda(i) = 1 / sqrt(i), session i counted from 1."""
-    return session**-0.5
+    return 1 / math.sqrt(session)
 
 
 def averaged(merged: torch.Tensor, trained: torch.Tensor, session: int) -> torch.Tensor:

@@ -1,11 +1,14 @@
-"""A LoRA method whose merge is chosen on samples that were kept out of training."""
+"""A LoRA method that keeps some samples of each session out of training, to choose by."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 
 from edge_pslora.compare.method import EVERY, Among, Setup
-from edge_pslora.compare.rules.adaptive import LineSearch
+from edge_pslora.compare.rule import Rule
+from edge_pslora.compare.rules.held import HeldOut
 from edge_pslora.compare.stream import Rows
 from edge_pslora.compare.trainer import LoraLearner
 from edge_pslora.config import HeadKind
@@ -15,19 +18,26 @@ HELD_SHARE = 0.1
 _HELD = 13  # keeps the draw apart from other draws with the same seed
 
 
-class LineSearchLearner:
-    """Each session: a tenth of every class is held out, the rest is learned from, the merge is
-    searched."""
+class HoldingRule(Rule, Protocol):
+    """A rule that looks at samples which were not trained on."""
 
-    def __init__(self, setup: Setup, kind: HeadKind = "linear") -> None:
-        self.rule = LineSearch()
-        self.inner = LoraLearner(setup, self.rule, kind)
+    @property
+    def held(self) -> HeldOut | None: ...
+
+
+class HeldOutLearner:
+    """Each session: a tenth of every class is held out for the rule, the rest is learned from."""
+
+    def __init__(self, setup: Setup, rule: HoldingRule, kind: HeadKind = "linear") -> None:
+        self.rule = rule
+        self.inner = LoraLearner(setup, rule, kind)
 
     def learn(self, data: SessionData) -> None:
         seed = [self.inner.config.train.seed, self.inner.sessions, _HELD]
-        learned, self.rule.held = held_out(
-            data, HELD_SHARE, np.random.Generator(np.random.PCG64(seed))
-        )
+        draws = np.random.Generator(np.random.PCG64(seed))
+        learned, held = hold_out(data, HELD_SHARE, draws)
+        if self.rule.held is not None:
+            self.rule.held.now = held
         self.inner.learn(learned)
 
     def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
@@ -42,7 +52,7 @@ class LineSearchLearner:
         return self.inner.trained
 
 
-def held_out(
+def hold_out(
     data: SessionData, share: float, generator: np.random.Generator
 ) -> tuple[SessionData, SessionData | None]:
     """(rest, held out): the share of each label, rounded; both in the order of the data. None: no
