@@ -63,7 +63,7 @@ def _about(s: StreamFigures, title: str) -> str:
     if title:
         text = f"{_escaped(title)}: {text}"
     notes = [f"Note: {note}." for note in s.notes]
-    return " ".join([text, *notes, "One line of it: add --methods KEY."])
+    return " ".join([text, *notes, "One line of it: add --methods KEY to BENCH."])
 
 
 def _losses(streams: Sequence[StreamFigures]) -> str:

@@ -57,6 +57,7 @@ class MethodFigures:
 class StreamFigures:
     """One stream in one setting; methods: in the order of the table.
 
+    tasks: their names in the first order; just numbered where its runs have different ones.
     bound: key of the best joint training there is, by its mean; None: there is none. learning_lost:
     SEQUENTIAL's learning accuracy minus DEFAULT's, over the runs that both have.
     """
@@ -131,10 +132,11 @@ def _stream(
     ours: Callable[[str], bool],
     notes: Sequence[str],
 ) -> StreamFigures:
-    # the tasks' names are those of the first order
-    sample = min(
-        (line for lines in runs.values() for line in lines.values()), key=lambda line: line.order
-    )
+    everything = [line for lines in runs.values() for line in lines.values()]
+    sample = min(everything, key=lambda line: line.order)
+    named = {line.tasks for line in everything if line.order == sample.order}
+    # where each seed draws its own order, a place in it is all that the runs have in common
+    places = tuple(f"task {i + 1}" for i in range(len(sample.tasks)))
     default = runs.get(DEFAULT, {})
     family = {}
     for key, lines in runs.items():
@@ -170,7 +172,7 @@ def _stream(
     return StreamFigures(
         stream=sample.stream,
         setting=sample.setting,
-        tasks=sample.tasks,
+        tasks=sample.tasks if len(named) == 1 else places,
         orders=tuple(sorted({order for order, _ in every})),
         seeds=tuple(sorted({seed for _, seed in every})),
         methods=methods,

@@ -102,6 +102,16 @@ def test_of_several_configurations_the_newest_counts():
     assert len(kit.streams([*lines, *other])[0].methods) == 1
 
 
+def test_tasks_whose_order_the_seed_draws_are_numbered():
+    lines = [r if r.seed == 0 else replace(r, tasks=r.tasks[::-1]) for r in kit.lines()]
+    assert kit.streams(lines)[1].tasks == ("task 1", "task 2", "task 3")
+    # other orders have other names anyway
+    lines = [r if r.seed < 2 else replace(r, tasks=r.tasks[::-1], order=1) for r in kit.lines()]
+    found = kit.streams(lines)[1]
+    assert found.tasks == tuple(f"task <i>{j}</i>" for j in range(3))
+    assert found.orders == (0, 1)
+
+
 def test_one_seed_gives_means_and_no_verdict():
     found = kit.streams(kit.lines(seeds=1))
     assert all(m.average.low is None for s in found for m in s.methods)
