@@ -16,7 +16,7 @@ from benchmarks.stream_loaders import (
     part_of,
     some,
 )
-from benchmarks.stream_types import Stream, make_stream
+from edge_pslora.compare.stream import Stream, make_stream
 from edge_pslora.data.read import read_dataset
 from edge_pslora.data.split import split
 from edge_pslora.data.types import Samples

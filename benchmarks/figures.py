@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from benchmarks.run_stream import StreamRun
 from benchmarks.table import Better, Row, row
+from edge_pslora.compare.results import Matrix, Result
+from edge_pslora.compare.run import figures
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the figures of one method are held to, each None where nothing is asked.
-
-    average: at least this. about_average, about_backward: known values, to be met within `within`.
+class StreamRun:
+    """matrix[i][j]: accuracy on task j after session i. seconds: of the processor, for the sessions alone.
+    learning, backward, forgetting: None where undefined (METHOD.md, "Metrics").
     """
 
-    average: float | None = None
-    about_average: float | None = None
-    about_backward: float | None = None
-    within: float = 0.05
+    method: str
+    seed: int
+    matrix: Matrix
+    average: float
+    learning: float | None
+    backward: float | None
+    forgetting: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def rows_of(name: str, runs: Sequence[StreamRun], targets: Targets | None = None) -> list[Row]:
+def shown(result: Result, name: str) -> StreamRun:
+    """A result of the comparison under a name of the table."""
+    return summarised(name, result.seed, result.matrix, result.seconds)
+
+
+def summarised(name: str, seed: int, matrix: Matrix, seconds: float) -> StreamRun:
+    found = figures(matrix, (0.0,) * len(matrix[0]))
+    return StreamRun(
+        name,
+        seed,
+        matrix,
+        found["average"],
+        found["learning"],
+        found["backward"],
+        found["forgetting"],
+        seconds,
+    )
+
+
+def rows_of(name: str, runs: Sequence[StreamRun]) -> list[Row]:
     """The rows of the method of this name; what is undefined (joint training) has none."""
     own = [run for run in runs if run.method == name]
-    wanted = targets or Targets()
-    averages = [run.average for run in own]
-    backward = [run.backward for run in own if run.backward is not None]
-    learning = [run.learning for run in own if run.learning is not None]
-    lost = [run.forgetting for run in own if run.forgetting is not None]
-    figures: list[tuple[str, list[float], str, Better, float | None]] = [
-        ("average accuracy", averages, "fraction", "higher", wanted.average),
-        ("just after learning", learning, "fraction", "higher", None),
-        ("backward transfer", backward, "fraction", "higher", None),
-        ("forgetting", lost, "fraction", "lower", None),
-        ("seconds of training", [run.seconds for run in own], "s", "lower", None),
+    values: list[tuple[str, list[float | None], str, Better]] = [
+        ("average accuracy", [run.average for run in own], "fraction", "higher"),
+        ("just after learning", [run.learning for run in own], "fraction", "higher"),
+        ("backward transfer", [run.backward for run in own], "fraction", "higher"),
+        ("forgetting", [run.forgetting for run in own], "fraction", "lower"),
+        ("seconds of training", [run.seconds for run in own], "s", "lower"),
     ]
-    # "about x" as a figure that has a better side: how far the measured value is from x
-    for what, values, about in (
-        ("average accuracy", averages, wanted.about_average),
-        ("backward transfer", backward, wanted.about_backward),
-    ):
-        if about is not None:
-            distances = [abs(value - about) for value in values]
-            what = f"{what}, distance from {about:g}"
-            figures.append((what, distances, "fraction", "lower", wanted.within))
-    return [
-        row(f"{name}: {what}", values, unit, better, target)
-        for what, values, unit, better, target in figures
-        if values
+    known = [
+        (what, [v for v in seen if v is not None], unit, side) for what, seen, unit, side in values
     ]
+    return [row(f"{name}: {what}", seen, unit, side) for what, seen, unit, side in known if seen]
 
 
 def summary(run: StreamRun) -> str:

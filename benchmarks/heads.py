@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.class_streams import caltech, cifar10
-from benchmarks.figures import rows_of, summary
+from benchmarks.figures import StreamRun, rows_of, shown, summary
 from benchmarks.heads_frozen import frozen_runs
-from benchmarks.methods import Method
 from benchmarks.options import count, given
 from benchmarks.places import OUT
-from benchmarks.run_stream import StreamRun, run_stream
 from benchmarks.stream_loaders import Loader, text
 from benchmarks.table import format_table, write_table
+from edge_pslora.compare.method import Method
+from edge_pslora.compare.product import ProductLearner
+from edge_pslora.compare.run import run
 from edge_pslora.config import AdaptConfig, HeadConfig, TrainConfig
 from edge_pslora.errors import EdgePsloraError
 
@@ -56,17 +57,25 @@ HEADS = {
 FROZEN = "frozen"  # the ways to choose the ridge on features that are never trained: seconds
 
 
-def head_methods(
-    stream: HeadStream, keys: Sequence[str], batch_size: int = TrainConfig().batch_size
-) -> list[Method]:
+def head_methods(stream: HeadStream, keys: Sequence[str]) -> list[Method]:
     """Those of `keys` that fit the stream's family, in the order of HEADS."""
     special = {key for other in STREAMS.values() for key in other.only_here}
-    train = TrainConfig(epochs=stream.epochs, batch_size=batch_size)
     return [
-        Method(key, name, AdaptConfig(head=head, train=train))
-        for key, (name, head) in HEADS.items()
+        _method(key)
+        for key in HEADS
         if key in keys and (key not in special or key in stream.only_here)
     ]
+
+
+def _method(key: str) -> Method:
+    name, head = HEADS[key]
+    change = lambda config: replace(config, head=head)  # noqa: E731
+    return Method(key, name, "docs/HEADS.md", lambda setup: ProductLearner(setup, change))
+
+
+def head_config(stream: HeadStream, batch_size: int = TrainConfig().batch_size) -> AdaptConfig:
+    """Everything but the head: the defaults."""
+    return AdaptConfig(train=TrainConfig(epochs=stream.epochs, batch_size=batch_size))
 
 
 def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
@@ -80,13 +89,13 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    rows = [r for name in dict.fromkeys(run.method for run in runs) for r in rows_of(name, runs)]
+    rows = [r for name in dict.fromkeys(one.method for one in runs) for r in rows_of(name, runs)]
     print(f"\nclass-incremental, {options.seeds} seed(s); measured = mean over seeds")
     print(format_table(rows))
     extra = {
         "command": " ".join(["python -m benchmarks.heads", *given(arguments)]),
         "limit": options.limit,
-        "runs": [run.to_dict() for run in runs],
+        "runs": [one.to_dict() for one in runs],
     }
     print(f"written: {write_table(options.name, rows, out, extra)}")
     return 0
@@ -100,10 +109,11 @@ def _run(name: str, seed: int, options: argparse.Namespace) -> list[StreamRun]:
         print(f"{stream.name}, seed {seed}: {sizes}", flush=True)
         if FROZEN in options.heads:
             found += frozen_runs(stream, seed)
-        for method in head_methods(STREAMS[name], options.heads, options.batch_size):
-            found.append(run_stream(stream, method, seed))
+        config = head_config(STREAMS[name], options.batch_size)
+        for method in head_methods(STREAMS[name], options.heads):
+            found.append(shown(run(method, stream, config, seed)[0], method.name))
             print(f"  {method.name}: {summary(found[-1])}", flush=True)
-    return [replace(run, method=f"{name}: {run.method}") for run in found]
+    return [replace(one, method=f"{name}: {one.method}") for one in found]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from benchmarks.figures import summary
-from benchmarks.run_stream import EVAL_BATCH, StreamRun, summarised
-from benchmarks.stream_types import Stream
+from benchmarks.figures import StreamRun, summarised, summary
+from edge_pslora.compare.scoring import EVAL_BATCH
+from edge_pslora.compare.stream import Stream
 from edge_pslora.config import HeadConfig
 from edge_pslora.core.analytic_head import (
     HeadStatistics,
@@ -92,7 +92,7 @@ def frozen_runs(stream: Stream, seed: int) -> list[StreamRun]:
     ]
     runs = []
     for name, (choose, config) in CHOICES.items():
-        start = time.perf_counter()
+        start = time.process_time()
         statistics, matrix, chosen = empty_statistics(model.feature_size), [], []
         for task, (features, _) in zip(stream.tasks, parts, strict=True):
             labels = tuple(sorted(set(task.train.targets.astype(str).tolist())))
@@ -109,7 +109,7 @@ def frozen_runs(stream: Stream, seed: int) -> list[StreamRun]:
                     for other, (_, held) in zip(stream.tasks, parts, strict=True)
                 )
             )
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         runs.append(summarised(f"frozen, {name}", seed, tuple(matrix), seconds))
         ridges = ", ".join(f"{ridge:.3g}" for ridge in chosen)
         print(f"  frozen, {name} ({ridges}): {summary(runs[-1])}", flush=True)

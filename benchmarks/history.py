@@ -16,13 +16,16 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.figures import StreamRun, shown
 from benchmarks.history_forms import Dense, Factors, HistoryForm, Updates, add, fidelity
-from benchmarks.methods import DEFAULT, Method, choose
 from benchmarks.places import OUT
-from benchmarks.run_stream import StreamRun, run_stream
 from benchmarks.stream_loaders import TEXT_TASKS_ALL, pacs, text
-from benchmarks.stream_types import Stream
 from benchmarks.table import Row, format_table, row, write_table
+from edge_pslora.compare.method import Method
+from edge_pslora.compare.product import ProductLearner
+from edge_pslora.compare.run import run
+from edge_pslora.compare.stream import Stream
+from edge_pslora.config import AdaptConfig, default_preset
 from edge_pslora.core.history import LayerHistory, empty_layer, fold
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.training.memory import Memory
@@ -43,10 +46,24 @@ def updates_of(result: SessionResult) -> Updates:
     return {n: (a.scaling * a.B.detach(), a.A.detach()) for n, a in result.adapters.items()}
 
 
-def target_shapes(stream: Stream, method: Method) -> dict[str, tuple[int, int]]:
-    """[out, in] of every layer that the method adapts."""
+Remember = Callable[[SessionResult], Memory]
+
+
+def run_default(
+    stream: Stream, config: AdaptConfig, seed: int, name: str, remember: Remember
+) -> StreamRun:
+    """The product's session with these settings and its memory as `remember` has it."""
+    method = Method(
+        "history", name, "docs/METHOD.md", lambda setup: ProductLearner(setup, remember=remember)
+    )
+    say = lambda task, row: print(f"  learned {task}", flush=True)  # noqa: E731
+    return shown(run(method, stream, config, seed, on_session=say)[0], name)
+
+
+def target_shapes(stream: Stream, config: AdaptConfig) -> dict[str, tuple[int, int]]:
+    """[out, in] of every layer that the settings adapt."""
     model = stream.new_model().backbone.model
-    found = find_targets(model, method.config.lora.target_modules)
+    found = find_targets(model, config.lora.target_modules)
     return {target.name: target.shape for target in found}
 
 
@@ -58,9 +75,9 @@ def text_forms(shapes: Mapping[str, tuple[int, int]]) -> list[HistoryForm]:
     return [*(Factors(shapes, budget) for budget in sorted(set(budgets))), *dense]
 
 
-def sign_rows(stream: Stream, method: Method, forms_of: NewForms = text_forms) -> list[Row]:
+def sign_rows(stream: Stream, config: AdaptConfig, forms_of: NewForms = text_forms) -> list[Row]:
     """Fidelity of every form after 1, 2, 4, ... sessions of one run over the stream."""
-    shapes = target_shapes(stream, method)
+    shapes = target_shapes(stream, config)
     forms = forms_of(shapes)
     truth = {n: torch.zeros(s, dtype=torch.float64) for n, s in shapes.items()}
     rows: list[Row] = []
@@ -73,7 +90,7 @@ def sign_rows(stream: Stream, method: Method, forms_of: NewForms = text_forms) -
             rows.extend(_fidelity_rows(forms, truth, result.memory.sessions))
         return result.memory
 
-    run_stream(stream, method, 0, lambda name, _: print(f"  learned {name}", flush=True), remember)
+    run_default(stream, config, 0, "signs", remember)
     return rows
 
 
@@ -107,22 +124,20 @@ def pacs_forms(shapes: Mapping[str, tuple[int, int]]) -> list[HistoryForm]:
 
 
 def retention_runs(
-    stream: Stream, method: Method, seed: int, forms_of: NewForms = pacs_forms
+    stream: Stream, config: AdaptConfig, seed: int, forms_of: NewForms = pacs_forms
 ) -> list[tuple[str, StreamRun]]:
     """The stream once with each form, and once with no history at all (every session the first)."""
-    shapes = target_shapes(stream, method)
+    shapes = target_shapes(stream, config)
     runs = []
     for form in (None, *forms_of(shapes)):
         name = "no history" if form is None else form.name
-        run = run_stream(stream, method, seed, remember=_remembering(form, shapes))
-        print(f"  {name}: average {run.average:.3f}, backward {run.backward:.3f}", flush=True)
-        runs.append((name, run))
+        found = run_default(stream, config, seed, name, _remembering(form, shapes))
+        print(f"  {name}: average {found.average:.3f}, backward {found.backward:.3f}", flush=True)
+        runs.append((name, found))
     return runs
 
 
-def _remembering(
-    form: HistoryForm | None, shapes: Mapping[str, tuple[int, int]]
-) -> Callable[[SessionResult], Memory]:
+def _remembering(form: HistoryForm | None, shapes: Mapping[str, tuple[int, int]]) -> Remember:
     """The next session's loss sees the past as `form` has it."""
 
     def remember(result: SessionResult) -> Memory:
@@ -147,19 +162,18 @@ def _as_history(
     return fold(empty, eye, EXACT)
 
 
-def _signs(method: Method, limit: int | None) -> list[Row]:
-    train = replace(method.config.train, epochs=EPOCHS)
-    quick = replace(method, config=replace(method.config, train=train))
+def _signs(config: AdaptConfig, limit: int | None) -> list[Row]:
+    quick = replace(config, train=replace(config.train, epochs=EPOCHS))
     with tempfile.TemporaryDirectory(prefix="edge-pslora-base-") as base:
         samples = min(limit or SAMPLES, SAMPLES)
         return sign_rows(text(0, Path(base), samples, tasks=TEXT_TASKS_ALL), quick)
 
 
-def _retention(method: Method, seed: int, limit: int | None) -> list[Row]:
+def _retention(config: AdaptConfig, seed: int, limit: int | None) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="edge-pslora-base-") as base:
-        for name, run in retention_runs(pacs(seed, Path(base), limit), method, seed):
-            figures = {"average accuracy": run.average, "backward transfer": run.backward}
+        for name, found in retention_runs(pacs(seed, Path(base), limit), config, seed):
+            figures = {"average accuracy": found.average, "backward transfer": found.backward}
             rows += [
                 row(f"PACS seed {seed}, {name}: {what}", [value], "fraction", "higher")
                 for what, value in figures.items()
@@ -171,18 +185,15 @@ def _retention(method: Method, seed: int, limit: int | None) -> list[Row]:
 def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     """Runs it and prints; returns the exit code: 0, or that of the error (2: data missing)."""
     options = _parser().parse_args(arguments)
-    default = choose((DEFAULT,))[0]
     weight = options.stability_weight
-    method = replace(
-        default,
-        config=replace(default.config, stability=replace(default.config.stability, weight=weight)),
-    )
+    default = default_preset()
+    config = replace(default, stability=replace(default.stability, weight=weight))
     rows: list[Row] = []
     try:
         if options.only != "retention":
-            rows += _signs(method, options.limit)
+            rows += _signs(config, options.limit)
         for seed in range(options.seeds if options.only != "signs" else 0):
-            rows += _retention(method, seed, options.limit)
+            rows += _retention(config, seed, options.limit)
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from benchmarks.places import ROOT
+from edge_pslora.compare.machine import machine, now
 
-
-def machine() -> dict[str, str | int]:
-    """cores: those this process may use; memory_bytes: of the whole machine."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": _version("torch"),
-    }
-
-
-def now() -> str:
-    """UTC, to the second, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+__all__ = ["commit", "machine", "now"]
 
 
 def commit() -> str:
@@ -45,20 +26,3 @@ def _git(*arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu_model() -> str:
-    names = Path("/proc/cpuinfo")
-    if names.is_file():
-        for line in names.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

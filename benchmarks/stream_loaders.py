@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.places import CACHE, EXAMPLES, data_path, minilm_folder, model_path, unpack
-from benchmarks.stream_types import Part, Stream, make_stream
+from edge_pslora.compare.stream import Part, Stream, make_stream
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
 from edge_pslora.data.split import split

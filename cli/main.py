@@ -14,6 +14,7 @@ from edge_pslora.cli import (
     adapt,
     apply,
     bundle,
+    compare,
     demo,
     export,
     inspect,
@@ -47,6 +48,7 @@ _LEARN, _LOOK, _MOVE, _UPDATE = "Learn", "Look", "Move", "Update"
 app.command(rich_help_panel=_LEARN)(demo.demo)
 app.command(rich_help_panel=_LEARN)(adapt.adapt)
 app.command(rich_help_panel=_LOOK)(inspect.inspect)
+app.command(rich_help_panel=_LOOK)(compare.compare)
 app.command("eval", rich_help_panel=_LOOK)(measure.evaluate)
 app.command(rich_help_panel=_LOOK)(measure.status)
 app.command(rich_help_panel=_LOOK)(measure.report)

@@ -18,7 +18,7 @@ PACKAGES = {
 }
 GROUND = {"errors", "config", "version", "progress", "units"}
 LEAVES = GROUND | {"core", "data", "models", "tasks"}
-PARTS = LEAVES | {"training", "exporters", "workspace", "update", "report"}
+PARTS = LEAVES | {"training", "exporters", "workspace", "update", "report", "pages", "charts"}
 
 # part -> the other parts that it may import; whatever is not listed here does not exist
 ALLOWED: dict[str, set[str]] = {
@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "demo_data": set(),
     "config": {"errors"},
     "units": {"errors"},
-    "report": {"units", "errors"},
+    "charts": {"units", "errors"},
+    "report": {"units", "errors", "pages"},
     "core": {"config", "errors"},
     "data": GROUND,
     "workspace": GROUND | {"core"},
@@ -45,9 +46,20 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
+    "pages": GROUND | {"charts", "workspace"},
+    "compare": LEAVES | {"training", "workspace", "charts", "pages"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
     "cli": PARTS
-    | {"pipeline", "evaluation", "inspection", "demo", "merge_files", "device", "signing"},
+    | {
+        "pipeline",
+        "evaluation",
+        "inspection",
+        "demo",
+        "merge_files",
+        "device",
+        "signing",
+        "compare",
+    },
     "edge_pslora": PARTS | {"pipeline", "evaluation", "merge_files"},
 }
 FOREIGN = {
@@ -58,6 +70,8 @@ FOREIGN = {
     "update": {"numpy", "ml_dtypes"},
     "signing": {"tuf", "securesystemslib", "cryptography"},
     "device": {"numpy"},
+    "charts": {"matplotlib"},
+    "compare": {"numpy", "torch", "scipy"},
     "config": set(),
     "errors": set(),
 }
@@ -84,6 +98,8 @@ TORCH_FREE = [
     "edge_pslora.core.drift",
     "edge_pslora.core.gate",
     "edge_pslora.report",
+    "edge_pslora.pages.workspace",
+    "edge_pslora.compare.statistics",
     "edge_pslora.cli.main",
 ]
 

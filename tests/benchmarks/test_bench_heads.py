@@ -13,11 +13,11 @@ from tiny import blobs, tiny_model
 
 from benchmarks import heads
 from benchmarks.class_streams import CALTECH_TASKS, caltech, cifar10
-from benchmarks.heads import HEADS, STREAMS, HeadStream, head_methods, main
+from benchmarks.heads import HEADS, STREAMS, HeadStream, head_config, head_methods, main
 from benchmarks.heads_frozen import CHOICES, frozen_runs
 from benchmarks.places import EXAMPLES
 from benchmarks.stream_loaders import importable
-from benchmarks.stream_types import Part, Stream, make_stream
+from edge_pslora.compare.stream import Part, Stream, make_stream
 from edge_pslora.data.types import Samples
 from edge_pslora.models.user_module import build_module
 from edge_pslora.models.weights import write_weights
@@ -88,7 +88,7 @@ def test_only_texts_have_names_as_classes() -> None:
         keys = [method.key for method in head_methods(stream, list(HEADS))]
         assert ("label-text" in keys) == (name == "text")
         assert len(keys) == len(HEADS) - (name != "text")
-        assert {m.config.train.epochs for m in head_methods(stream, keys)} == {stream.epochs}
+        assert head_config(stream).train.epochs == stream.epochs
 
 
 def test_on_frozen_features_every_choice_of_ridge_has_a_run() -> None:

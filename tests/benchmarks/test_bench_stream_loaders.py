@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.driver import main
-from benchmarks.heart import HEART
-from benchmarks.methods import choose
 from benchmarks.places import EXAMPLES, data_path
-from benchmarks.quick import QUICK
-from benchmarks.run_stream import run_stream
 from benchmarks.stream_loaders import HOSPITALS, PACS_DOMAINS, heart, importable, pacs
-from benchmarks.stream_types import Stream
+from edge_pslora.compare.methods import METHODS
+from edge_pslora.compare.run import run
+from edge_pslora.compare.stream import Stream
+from edge_pslora.config import AdaptConfig
 from edge_pslora.errors import UsageError
 from edge_pslora.models.user_module import build_module
 from edge_pslora.models.weights import write_weights
@@ -82,24 +79,12 @@ def test_pacs_is_parted_by_seed_and_no_picture_is_trained_on_and_tested_with(
 
 
 def test_pacs_runs_with_the_example_network(small_pacs: Path) -> None:
-    run = run_stream(_load(small_pacs, 0, "base"), choose(["frozen"])[0], 0)
-    assert len(run.matrix) == len(PACS_DOMAINS)
-
-
-def test_missing_data_ends_with_one_line_and_exit_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("EDGE_PSLORA_DATA", str(tmp_path))
-    monkeypatch.setenv("EDGE_PSLORA_MODELS", str(tmp_path))
-    assert main(QUICK, ["--limit", "3"], out=tmp_path / "out") == 2
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) == 1
-    assert "EDGE_PSLORA_MODELS" in said.err
-    assert not (tmp_path / "out").exists()
+    found = run(METHODS["frozen"], _load(small_pacs, 0, "base"), AdaptConfig(), 0)[0]
+    assert len(found.matrix) == len(PACS_DOMAINS)
 
 
 @pytest.mark.skipif(not _shared_tables(), reason="needs ../shared/data or EDGE_PSLORA_DATA")
-def test_the_hospitals_are_read_whole_and_make_a_table(tmp_path: Path) -> None:
+def test_the_hospitals_are_read_whole(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     stream = heart(0, base)
@@ -107,8 +92,3 @@ def test_the_hospitals_are_read_whole_and_make_a_table(tmp_path: Path) -> None:
     counts = [len(t.train.targets) + len(t.test.targets) for t in stream.tasks]
     assert counts == [303, 294, 123, 200]
     assert set(stream.joint.targets) == {"0", "1", "2", "3", "4"}
-    arguments = ["--limit", "20", "--methods", "frozen", "default", "--seeds", "2"]
-    assert main(HEART, arguments, out=tmp_path) == 0
-    content = json.loads((tmp_path / "heart-limit.json").read_text())
-    assert len(content["runs"]) == 4
-    assert all(row["target"] is None for row in content["rows"])

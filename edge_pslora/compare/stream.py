@@ -1,4 +1,9 @@
-"""A stream of tasks whose samples are encoded once and looked at through index sets."""
+"""A stream of tasks whose samples are encoded once and looked at through index sets.
+
+What the settings mean: in a task-incremental stream only the task's own labels compete at test time; in a
+class-incremental one all labels that the model knows; in a domain-incremental one the labels are the
+same in every task, and which task a sample is of is not known.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +16,43 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.config import TaskType
 from edge_pslora.data.types import Samples
 from edge_pslora.models.types import EncodedInputs, LoadedModel
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.session import SessionData
 
-Setting = Literal["domain-incremental", "class-incremental"]
+Setting = Literal["task-incremental", "class-incremental", "domain-incremental"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One task before encoding: what to train on, and what to measure with."""
+    """One task before encoding: what to train on, what to measure with, and what to choose by."""
 
     name: str
     train: Samples
     test: Samples
+    valid: Samples | None = None
 
 
 @dataclass(frozen=True)
 class Task:
+    """labels: of the training part, sorted; those that compete where the task is known."""
+
     name: str
     train: SessionData
     test: SessionData
+    valid: SessionData | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Stream:
     """Tasks in order; `joint` is the union of their training samples.
 
+    also: further settings that the same run is scored in.
     new_model: the base model, loaded anew, since a run changes its weights.
-    rejected: rows of the files that could not be read.
+    rejected: rows of the files that could not be read. order: which of its orders this is, from 0.
     """
 
     name: str
@@ -48,6 +61,9 @@ class Stream:
     joint: SessionData
     new_model: Callable[[], LoadedModel]
     rejected: int = 0
+    task_type: TaskType = "classification"
+    order: int = 0
+    also: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,18 +101,27 @@ def make_stream(
     parts: Sequence[Part],
     new_model: Callable[[], LoadedModel],
     rejected: int = 0,
+    order: int = 0,
+    also: tuple[Setting, ...] = (),
 ) -> Stream:
     """Encodes all samples once, with the model's own encoder."""
-    pieces = [samples for part in parts for samples in (part.train, part.test)]
+    pieces = [s for part in parts for s in (part.train, part.test, part.valid) if s is not None]
     everything = concatenate(pieces)
     encoded = new_model().encoder.encode(everything)
     ends = np.cumsum([0, *(len(samples) for samples in pieces)])
-    rows = [np.arange(a, b, dtype=np.int64) for a, b in pairwise(ends)]
+    rows = iter(np.arange(a, b, dtype=np.int64) for a, b in pairwise(ends))
+    labels_in = TASKS[everything.task_type].labels_in
 
     def view(chosen: npt.NDArray[np.int64]) -> SessionData:
         return SessionData(Rows(encoded, chosen), everything.targets[chosen])
 
-    tasks = tuple(
-        Task(part.name, view(rows[2 * i]), view(rows[2 * i + 1])) for i, part in enumerate(parts)
-    )
-    return Stream(name, setting, tasks, view(np.concatenate(rows[::2])), new_model, rejected)
+    tasks, trained = [], []
+    for part in parts:
+        trained.append(next(rows))
+        test = view(next(rows))
+        valid = None if part.valid is None else view(next(rows))
+        labels = tuple(sorted(labels_in(np.asarray(part.train.targets))))
+        tasks.append(Task(part.name, view(trained[-1]), test, valid, labels))
+    joint = view(np.concatenate(trained))
+    kind = everything.task_type
+    return Stream(name, setting, tuple(tasks), joint, new_model, rejected, kind, order, also)

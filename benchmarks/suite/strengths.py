@@ -1,0 +1,97 @@
+"""`python -m benchmarks.suite.strengths`: how strong the penalties that their papers tune are to be.
+
+Every candidate runs on the validation part of a few cheap streams, never on a test part. One strength
+serves all streams: the one with the highest mean accuracy at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.options import count
+from benchmarks.suite.budget import Draw
+from benchmarks.suite.streams import STREAMS
+from edge_pslora.compare.method import Method, Setup
+from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.l2sp import L2SP
+from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.run import run
+from edge_pslora.compare.trainer import LoraLearner
+
+CHEAP = ("gas", "heart", "activity", "digits")
+Start = Callable[[Setup], LoraLearner]
+
+
+def _rule(new: Callable[[float], Rule], strength: float) -> Start:
+    return lambda setup: LoraLearner(setup, new(strength))
+
+
+def _rate(rate: float) -> Start:
+    """Sequential LoRA at another learning rate than the product's 5e-4."""
+
+    def start(setup: Setup) -> LoraLearner:
+        train = replace(setup.config.train, learning_rate=rate)
+        return LoraLearner(replace(setup, config=replace(setup.config, train=train)), PlainRule())
+
+    return start
+
+
+CANDIDATES: dict[str, Start] = {
+    "none": lambda setup: LoraLearner(setup, PlainRule()),
+    **{f"rate {x:g}": _rate(x) for x in (1e-3, 2e-3, 5e-3)},
+    **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
+    **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
+    **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
+    **{f"l2sp {x:g}": _rule(L2SP, x) for x in (0.01, 0.1, 1.0)},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line for each candidate: accuracy at the end on each stream, and the mean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.strengths")
+    parser.add_argument("--streams", nargs="+", choices=list(STREAMS), default=list(CHEAP))
+    parser.add_argument("--seeds", type=count(1), default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for key in options.streams:
+        averages = _averages(key, options.seeds)
+        for name, values in averages.items():
+            found[name].append(sum(values) / len(values))
+        print(key, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
+    print(f"\n{len(CANDIDATES)} candidates, {options.seeds} seeds, validation part, linear head")
+    for name, values in found.items():
+        shown = "  ".join(f"{value:.3f}" for value in values)
+        print(f"{name:10} {sum(values) / len(values):.3f}  ({shown})")
+    return 0
+
+
+def _averages(key: str, seeds: int) -> dict[str, list[float]]:
+    """The accuracy at the end of each candidate with each seed."""
+    stream = STREAMS[key]
+    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory(prefix="edge-pslora-strengths-") as folder:
+            base, work = Path(folder) / "base", Path(folder) / "data"
+            base.mkdir()
+            work.mkdir()
+            order = seed % stream.orders
+            loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
+            for name, start in CANDIDATES.items():
+                method = Method(name, name, "", start)
+                results = run(method, loaded, stream.budget.config(), seed, part="valid")
+                found[name].append(results[0].average)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

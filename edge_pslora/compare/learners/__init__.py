@@ -1,0 +1,1 @@
+"""Methods that are no LoRA session of the one trainer."""

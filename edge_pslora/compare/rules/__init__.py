@@ -1,0 +1,1 @@
+"""What LoRA methods differ in: one file a method or small family, formulas first, then the Rule."""
