@@ -98,8 +98,9 @@ class LdaLearner:
 
     trained = 0
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, shrinkage: float = SHRINKAGE) -> None:
         require_head(setup)
+        self.shrinkage = shrinkage
         self.model = setup.model
         self.config = setup.config
         self.statistics = empty_lda(setup.model.feature_size)
@@ -111,7 +112,7 @@ class LdaLearner:
         features = extract_features(self.model.backbone, data.inputs, size)
         known = with_classes(self.statistics, len(self.head.labels))
         self.statistics = add_lda(known, features, wanted)
-        weight, bias = solve_lda(self.statistics)
+        weight, bias = solve_lda(self.statistics, self.shrinkage)
         self.head = replace(self.head, weight=weight, bias=bias)
 
     def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:
