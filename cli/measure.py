@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from edge_pslora.cli.quiet import working
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.units import format_size
 
+if TYPE_CHECKING:
+    from edge_pslora.workspace.workspace import Workspace
+
 Verify = Annotated[
     bool, typer.Option("--verify", help="Also check the sha256 of every file (reads them all).")
 ]
@@ -25,7 +28,10 @@ CompareTorch = Annotated[
     bool, typer.Option("--compare-torch", help="Also run torch, and compare it with the ONNX file.")
 ]
 ReportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write a copy of the page there.")
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Write the page there; default: edge-pslora-report.html."
+    ),
 ]
 
 
@@ -214,11 +220,14 @@ def report(
     as_json: o.AsJson = False,
     debug: o.Debug = False,
 ) -> None:
-    """Show where the page of a generation is, or copy it."""
+    """Write one HTML page on all generations; or, with --generation, show or copy that one's page."""
     from edge_pslora.workspace import durable, layout
     from edge_pslora.workspace.workspace import Workspace
 
     opened = Workspace.open(workspace)
+    if generation is None:
+        _report_all(opened, out or Path("edge-pslora-report.html"), as_json=as_json)
+        return
     chosen = opened.published(generation)
     page = chosen.file(layout.REPORT)
     if out is not None:
@@ -226,3 +235,17 @@ def report(
         page = out
     facts = {"generation": chosen.number, "report": str(page)}
     print_result(facts, [str(page)], as_json=as_json)
+
+
+def _report_all(workspace: Workspace, out: Path, *, as_json: bool) -> None:
+    # the template engine takes a while to import
+    from edge_pslora.charts.extra import can_draw
+    from edge_pslora.pages.workspace import NO_DRAWINGS, workspace_page
+    from edge_pslora.workspace import durable
+
+    serving = workspace.published().number
+    durable.write_bytes(out, workspace_page(workspace).encode())
+    if not can_draw():
+        typer.echo(f"note: {NO_DRAWINGS}", err=True)
+    facts = {"generation": serving, "report": str(out), "charts": can_draw()}
+    print_result(facts, [str(out)], as_json=as_json)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from edge_pslora.units import format_duration, format_size
+from edge_pslora.pages.render import page_environment
 
 MAX_POINTS = 400
 MAX_REJECTED = 50
@@ -124,15 +124,8 @@ class ReportContext:
 
 def render_report(context: ReportContext) -> str:
     """One self-contained HTML page: no script, nothing loaded from anywhere."""
-    # Jinja takes a while to import and only a session that publishes needs it.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters |= {
-        "size": format_size,
-        "duration": format_duration,
         "score": lambda value: _score(value, context.metric),
         "share": lambda value: "–" if value is None else f"{100 * value:.1f} %",
         "short": lambda value: "–" if value is None else f"{value:.2g}",

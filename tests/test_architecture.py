@@ -18,7 +18,7 @@ PACKAGES = {
 }
 GROUND = {"errors", "config", "version", "progress", "units"}
 LEAVES = GROUND | {"core", "data", "models", "tasks"}
-PARTS = LEAVES | {"training", "exporters", "workspace", "update", "report"}
+PARTS = LEAVES | {"training", "exporters", "workspace", "update", "report", "pages", "charts"}
 
 # part -> the other parts that it may import; whatever is not listed here does not exist
 ALLOWED: dict[str, set[str]] = {
@@ -28,14 +28,14 @@ ALLOWED: dict[str, set[str]] = {
     "demo_data": set(),
     "config": {"errors"},
     "units": {"errors"},
-    "report": {"units", "errors"},
+    "charts": {"units", "errors"},
+    "report": {"units", "errors", "pages"},
     "core": {"config", "errors"},
     "data": GROUND,
     "workspace": GROUND | {"core"},
     "tasks": GROUND | {"core", "data"},
     "models": GROUND | {"core", "data", "tasks", "workspace"},
     "training": LEAVES,
-    "compare": LEAVES | {"training", "workspace"},
     "update": GROUND | {"core", "workspace"},
     "exporters": LEAVES | {"workspace", "update", "signing"},
     "signing": GROUND | {"workspace"},
@@ -46,6 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PARTS,
     "evaluation": PARTS | {"pipeline"},
     "inspection": GROUND | {"data", "models", "workspace", "training"},
+    "pages": GROUND | {"charts", "workspace"},
+    "compare": LEAVES | {"training", "workspace", "charts", "pages"},
     "demo": PARTS | {"pipeline", "evaluation", "demo_data"},
     "cli": PARTS
     | {
@@ -68,6 +70,8 @@ FOREIGN = {
     "update": {"numpy", "ml_dtypes"},
     "signing": {"tuf", "securesystemslib", "cryptography"},
     "device": {"numpy"},
+    "charts": {"matplotlib"},
+    "compare": {"numpy", "torch", "scipy"},
     "config": set(),
     "errors": set(),
 }
@@ -94,6 +98,7 @@ TORCH_FREE = [
     "edge_pslora.core.drift",
     "edge_pslora.core.gate",
     "edge_pslora.report",
+    "edge_pslora.pages.workspace",
     "edge_pslora.compare.statistics",
     "edge_pslora.cli.main",
 ]

@@ -111,12 +111,12 @@ _PRODUCT = (
     _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
     _product("pslora-average", "default, average merge", _merged("average")),
     _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
-    _product("paper", "PS-LoRA as published, linear head", _paper()),
-    _product("paper-loss", "as published, loss only", _paper(merge="none")),
-    _product("paper-merge", "as published, merge only", _paper(stability=NO_LOSS)),
+    _product("paper", "PS-LoRA, published parts, linear head", _paper()),
+    _product("paper-loss", "published parts, loss only", _paper(merge="none")),
+    _product("paper-merge", "published parts, merge only", _paper(stability=NO_LOSS)),
     _product(
         "paper-elementwise",
-        "as published, loss element by element",
+        "published parts, loss element by element",
         _paper(stability=StabilityConfig(row_stride=1)),
     ),
 )

@@ -93,8 +93,9 @@ def compare(
                 )
                 progress.finish()
                 results += found
-                for result in found if out is not None else ():
-                    append(out, result)
+                if out is not None:
+                    for result in found:
+                        append(out, result)
     return Comparison(
         tuple(results),
         recommendation(results),

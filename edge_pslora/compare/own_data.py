@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_pslora.compare.stream import Part, Stream, make_stream
+from edge_pslora.compare.stream import Part, Setting, Stream, make_stream
 from edge_pslora.data.duplicates import without_duplicates
 from edge_pslora.data.options import ReadOptions
 from edge_pslora.data.read import read_dataset
@@ -97,7 +97,7 @@ def own_stream(
     source = import_base(model, weights, parts[0].train, options, base)
     labels = [set(np.unique(np.asarray(part.train.targets)).tolist()) for part in parts]
     same = all(names == labels[0] for names in labels)
-    setting = "domain-incremental" if same else "class-incremental"
+    setting: Setting = "domain-incremental" if same else "class-incremental"
     new_model = lambda: load_model(source, base)  # noqa: E731
     return make_stream("own data", setting, parts, new_model, own.rejected)
 

@@ -52,7 +52,7 @@ def _by_seed(results: Sequence[Result]) -> dict[str, Runs]:
     found: dict[str, dict[int, Result]] = {}
     for result in results:
         found.setdefault(result.method, {})[result.seed] = result
-    return found
+    return dict(found.items())
 
 
 def _below(own: Runs, best: Runs, family: Mapping[str, Runs]) -> bool:

@@ -20,7 +20,7 @@ def _share(name: str) -> Callable[[Sequence[Result]], str]:
 
 
 def _mean(results: Sequence[Result], name: str) -> float:
-    return sum(getattr(r, name) for r in results) / len(results)
+    return sum(float(getattr(r, name)) for r in results) / len(results)
 
 
 COLUMNS: tuple[Column, ...] = (

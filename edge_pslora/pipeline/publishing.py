@@ -10,6 +10,7 @@ from edge_pslora.core.gate import GateDecision
 from edge_pslora.data.types import Dataset
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
+from edge_pslora.pages.words import METRIC_NAMES
 from edge_pslora.pipeline.candidate import Candidate, write_generation_card, write_rejected
 from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.report import (
@@ -22,19 +23,11 @@ from edge_pslora.report import (
     SessionFacts,
     render_report,
 )
-from edge_pslora.workspace import durable, layout
+from edge_pslora.workspace import durable, layout, refusals
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.manifest import Manifest, describe_files
 from edge_pslora.workspace.staging import Staged
 from edge_pslora.workspace.workspace import Workspace
-
-# how the report calls the headline figure
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "r2": "R2",
-    "f1": "F1",
-    "token_accuracy": "token accuracy",
-}
 
 
 def finish(
@@ -54,13 +47,22 @@ def finish(
         "history_bytes": history.stat().st_size,
         "reason": _reason(decision, metrics),
     }
+    if before := refusals.read(staged.scratch):
+        metrics["refused_before"] = before
     write_rejected(staged.folder, dataset)
     write_generation_card(staged.folder, model, metrics)
     context = _context(workspace, staged, candidate, dataset, decision, metrics, created, parent)
     durable.write_bytes(staged.folder / layout.REPORT, render_report(context).encode())
     if not decision.promote:
-        folder = workspace.refuse(staged.folder)
         number = 0 if parent is None else parent.number
+        record = refusals.record_of(
+            metrics,
+            task=candidate.task,
+            created=created,
+            parent=number or None,
+            reason=metrics["reason"],
+        )
+        folder = workspace.refuse(staged.folder, record)
         return AdaptResult(number, False, metrics["reason"], folder, metrics)
     manifest = Manifest(
         number=staged.number,

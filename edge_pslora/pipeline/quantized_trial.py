@@ -19,8 +19,8 @@ from edge_pslora.exporters.onnx_prepare import Layer
 from edge_pslora.exporters.quantize_search import Found, search
 from edge_pslora.exporters.run import open_onnx
 from edge_pslora.models.types import EncodedInputs
+from edge_pslora.pages.words import METRIC_NAMES
 from edge_pslora.pipeline.judging import Held, judged
-from edge_pslora.pipeline.publishing import METRIC_NAMES
 from edge_pslora.pipeline.reopening import Reopened
 from edge_pslora.tasks import TASKS
 

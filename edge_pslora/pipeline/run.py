@@ -77,7 +77,7 @@ from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
 from edge_pslora.training.threads import at_most
 from edge_pslora.version import VERSION
-from edge_pslora.workspace import layout
+from edge_pslora.workspace import layout, refusals
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.lock import writer_lock
 from edge_pslora.workspace.update_state import require_no_trial
@@ -240,8 +240,17 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         try:
             exported = write_candidate(staged.folder, workspace, model, candidate)
         except GateRefusedError as problem:
-            workspace.refuse(staged.folder)
             serving = 0 if parent is None else parent.number
+            created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            facts = {"samples": len(data.targets)}
+            record = refusals.record_of(
+                facts,
+                task=run.task,
+                created=created,
+                parent=serving or None,
+                reason=str(problem),
+            )
+            workspace.refuse(staged.folder, record)
             problem.figures |= {"generation": serving, "promoted": False, "reason": str(problem)}
             raise
     for note in exported.notes:

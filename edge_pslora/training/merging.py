@@ -112,3 +112,14 @@ def kept_past(past: Matrices, merged: Matrices, session: int) -> dict[str, float
     if session == 1:
         return dict.fromkeys(merged, 0.0)
     return {name: float((merged[name] == past[name]).float().mean()) for name in merged}
+
+
+def sign_conflicts(past: Matrices, deltas: Matrices, session: int) -> dict[str, float | None]:
+    """Per target the share of the update's entries with the opposite sign of M_{t-1}; None in the first
+    session, which has no past."""
+    if session == 1:
+        return dict.fromkeys(deltas)
+    return {
+        name: float((torch.sign(past[name]) * torch.sign(delta) < 0).float().mean())
+        for name, delta in deltas.items()
+    }

@@ -41,6 +41,7 @@ from edge_pslora.training.merging import (
     merge_all,
     prove_deltas,
     running_sums,
+    sign_conflicts,
     target_weights,
 )
 from edge_pslora.training.norms import norm_parameters
@@ -61,7 +62,10 @@ class SessionData:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One target after a session. Shares in [0, 1]; relative_norm = |D|_F / |W0|_F."""
+    """One target after a session. Shares in [0, 1]; relative_norm = |D|_F / |W0|_F.
+
+    sign_conflict: entries of D with the opposite sign of M_{t-1}; None in the first session.
+    """
 
     name: str
     rank: int
@@ -69,6 +73,7 @@ class LayerReport:
     kept_past: float
     history_rank: int
     eps: float
+    sign_conflict: float | None
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,7 @@ def run_session(
     running = running_sums(config.merge, memory.running or past, deltas)
     merged = merge_all(config.merge, past, running or deltas, session)
     kept = kept_past(past, merged, session)
+    conflicts = sign_conflicts(past, deltas, session)
     weights.set_to(merged)
     history = fold(
         memory.history,
@@ -242,6 +248,7 @@ def run_session(
             kept[t.name],
             history[t.name].rank,
             history[t.name].eps,
+            conflicts[t.name],
         )
         for t in targets
     )

@@ -2,7 +2,7 @@
 
 staging/000007/       what will be published, if it is
 staging/000007.run/   run.json (digest and parent) and the checkpoints of that run
-staging/refused/      the last generation that the gate refused
+staging/refused/      the last generation that the gate refused; refusals.json there: it and those before
 staging/base/         the base model of a workspace that is being created
 staging/trash/        on its way out
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_pslora.errors import WorkspaceError
-from edge_pslora.workspace import durable, layout, strict_json
+from edge_pslora.workspace import durable, layout, refusals, strict_json
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9]{1,9}\.[0-9a-f]{8}\.tmp")
 
@@ -38,17 +38,23 @@ def begin(workspace: Path, number: int, run_digest: str, parent: int | None) -> 
     folder = layout.staging_folder(workspace, number)
     scratch = layout.scratch_folder(folder)
     resumed = read_run(workspace, number) == (run_digest, parent) and folder.is_dir()
-    clean(workspace, keep={folder.name, scratch.name} if resumed else set())
+    staging = workspace / layout.STAGING
+    records = [] if resumed else refusals.set_aside(staging, staging / layout.REFUSED)
+    # the same run again is no second session, whatever came of the first try
+    records = [record for record in records if record.get("run") != run_digest]
+    clean(workspace, keep={folder.name, scratch.name} if resumed else {refusals.REFUSALS})
     if resumed:
         _remove_temporaries(folder)
         _remove_temporaries(scratch)
     else:
         # run.json last: before it is there, the folders count as a leftover
-        durable.make_folder(workspace / layout.STAGING)
+        durable.make_folder(staging)
         durable.make_folder(folder)
         durable.make_folder(scratch)
+        refusals.keep(scratch, records)
         run = {"run_digest": run_digest, "parent": parent}
         durable.write_bytes(scratch / layout.RUN, strict_json.canonical(run))
+        refusals.dropped(staging)
     return Staged(number, folder, resumed)
 
 
@@ -67,8 +73,18 @@ def read_run(workspace: Path, number: int) -> tuple[str, int | None] | None:
     return digest, parent
 
 
-def refuse(workspace: Path, staged: Path) -> Path:
-    """Rename the staged folder to staging/refused; the previous one there is removed."""
+def refuse(workspace: Path, staged: Path, record: refusals.Record | None = None) -> Path:
+    """Rename the staged folder to staging/refused; the previous one there is removed.
+
+    record: what to remember of it, see refusals.py.
+    """
+    records = refusals.read(layout.scratch_folder(staged))
+    if record is not None:
+        number = layout.parse_generation_name(staged.name)
+        run = None if number is None else read_run(workspace, number)
+        records = [*records, {**record, "run": None if run is None else run[0]}]
+    if records:
+        refusals.write(staged, records)
     refused = workspace / layout.STAGING / layout.REFUSED
     trash = workspace / layout.STAGING / layout.TRASH
     if refused.exists():
@@ -78,6 +94,15 @@ def refuse(workspace: Path, staged: Path) -> Path:
         durable.remove_folder(scratch, trash)
     durable.rename_durably(staged, refused)
     return refused
+
+
+def refused_so_far(workspace: Path) -> list[refusals.Record]:
+    """The records of refused sessions that no manifest has yet, wherever a run or a kill left them."""
+    folder = workspace / layout.STAGING
+    if not folder.is_dir():
+        return []
+    places = [folder / layout.REFUSED, folder, *sorted(folder.glob("*.run"))]
+    return next((records for place in places if (records := refusals.read(place))), [])
 
 
 def stage_base(workspace: Path) -> Path:

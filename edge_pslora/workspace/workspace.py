@@ -222,9 +222,16 @@ class Workspace:
             _clean_if_possible(self.path)
         return generation
 
-    def refuse(self, staged: Path) -> Path:
-        """Put a generation that the gate refused aside, to look at until the next run."""
-        return staging.refuse(self.path, staged)
+    def refuse(self, staged: Path, record: Mapping[str, Any] | None = None) -> Path:
+        """Put a generation that the gate refused aside, to look at until the next run.
+
+        record: what is remembered of it after that (refusals.record_of).
+        """
+        return staging.refuse(self.path, staged, None if record is None else dict(record))
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """What the gate refused since the last generation was published, oldest first."""
+        return staging.refused_so_far(self.path)
 
     def rollback(self, to: int | None = None) -> Generation:
         """Move the pointer to the current generation's parent, or to `to`. Deletes nothing.

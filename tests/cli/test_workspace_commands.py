@@ -97,10 +97,27 @@ def test_no_workspace_is_exit_4_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_report_makes_a_page_of_all_generations(
+    workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()}
+    assert main(["report", str(workspace)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == Path("edge-pslora-report.html")
+    text = page.read_text(encoding="utf-8")
+    assert "first" in text
+    assert "accuracy 75.0 % on its held-out samples" in text
+    assert {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()} == before
+
+
 def test_report_gives_the_page_of_a_generation(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(workspace)]) == 0
+    assert main(["report", str(workspace), "--generation", "2"]) == 0
     page = Path(capsys.readouterr().out.strip())
     assert page.read_text(encoding="utf-8") == "<p>second"
     copy = tmp_path / "copy.html"

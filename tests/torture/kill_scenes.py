@@ -27,7 +27,7 @@ from edge_pslora.workspace.workspace import Workspace
 # 54 steps: one checkpoint of the training loop is written
 SMALL = ("--epochs", "3", "--batch-size", "2", "--rank", "2", "--json")
 # what says when and how fast it was made
-DATED = frozenset({"manifest.json", "report.html", "current"})
+DATED = frozenset({"manifest.json", "report.html", "current", "refusals.json"})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""`python -m benchmarks.suite.strengths`: how strong the penalties that their papers tune are to be.
+
+Every candidate runs on the validation part of a few cheap streams, never on a test part. One strength
+serves all streams: the one with the highest mean accuracy at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.options import count
+from benchmarks.suite.budget import Draw
+from benchmarks.suite.streams import STREAMS
+from edge_pslora.compare.method import Method
+from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.l2sp import L2SP
+from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.run import run
+from edge_pslora.compare.trainer import LoraLearner
+
+CHEAP = ("gas", "heart", "activity", "digits")
+CANDIDATES: dict[str, Callable[[], Rule]] = {
+    "none": PlainRule,
+    **{f"ewc {x:g}": lambda x=x: EWC(strength=x) for x in (1.0, 10.0, 100.0, 1000.0)},  # type: ignore[misc]
+    **{f"si {x:g}": lambda x=x: SI(strength=x) for x in (0.01, 0.1, 1.0, 10.0)},  # type: ignore[misc]
+    **{f"lwf {x:g}": lambda x=x: LwF(strength=x) for x in (0.3, 1.0, 3.0)},  # type: ignore[misc]
+    **{f"l2sp {x:g}": lambda x=x: L2SP(alpha=x) for x in (0.01, 0.1, 1.0)},  # type: ignore[misc]
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line for each candidate: accuracy at the end on each stream, and the mean."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.strengths")
+    parser.add_argument("--streams", nargs="+", choices=list(STREAMS), default=list(CHEAP))
+    parser.add_argument("--seeds", type=count(1), default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for key in options.streams:
+        averages = _averages(key, options.seeds)
+        for name, values in averages.items():
+            found[name].append(sum(values) / len(values))
+        print(key, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
+    print(f"\n{len(CANDIDATES)} candidates, {options.seeds} seeds, validation part, linear head")
+    for name, values in found.items():
+        shown = "  ".join(f"{value:.3f}" for value in values)
+        print(f"{name:10} {sum(values) / len(values):.3f}  ({shown})")
+    return 0
+
+
+def _averages(key: str, seeds: int) -> dict[str, list[float]]:
+    """The accuracy at the end of each candidate with each seed."""
+    stream = STREAMS[key]
+    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory(prefix="edge-pslora-strengths-") as folder:
+            base, work = Path(folder) / "base", Path(folder) / "data"
+            base.mkdir()
+            work.mkdir()
+            order = seed % stream.orders
+            loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
+            for name, rule in CANDIDATES.items():
+                method = Method(name, name, "", _starting(rule))
+                results = run(method, loaded, stream.budget.config(), seed, part="valid")
+                found[name].append(results[0].average)
+    return found
+
+
+def _starting(rule: Callable[[], Rule]) -> Callable[..., LoraLearner]:
+    return lambda setup: LoraLearner(setup, rule())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""From lines to figures, tables, Markdown and page: what is shown follows from the lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from benchmarks import report
+from edge_pslora.charts import extra
+from edge_pslora.compare.markdown import results_markdown
+from edge_pslora.compare.overall import losses, overall, targets
+from edge_pslora.compare.page import comparison_page
+from edge_pslora.compare.statistics import holm
+from tests.compare import comparison_kit as kit
+from tests.pages.pages_kit import Tables
+
+
+@pytest.fixture(scope="module")
+def streams():
+    return kit.streams()
+
+
+def of(method: str, stream: int = 0) -> list[float]:
+    name, setting, tasks = kit.STREAMS[stream]
+    return [kit.result(name, setting, tasks, method, seed).average for seed in range(5)]
+
+
+def test_means_intervals_and_verdicts_are_scipys(streams):
+    ours = of("pslora")
+    found = streams[0].method("pslora").average
+    low, high = stats.t.interval(0.95, 4, sum(ours) / 5, stats.sem(ours))
+    assert (found.mean, found.low, found.high) == pytest.approx((sum(ours) / 5, low, high))
+    others = [key for key in kit.NAMES if key not in ("pslora", "joint")]
+    ps = holm([float(stats.ttest_rel(ours, of(key)).pvalue) for key in others])
+    for key, p in zip(others, ps, strict=True):
+        judgement = streams[0].method(key).judgement
+        assert judgement.p == pytest.approx(p)
+        above = sum(ours) > sum(of(key))
+        assert judgement.verdict == ("not shown" if p >= 0.05 else "better" if above else "worse")
+    assert streams[0].method("sequential").judgement.verdict == "better"
+    assert streams[0].method("ewc").judgement.verdict == "worse"
+    # an upper bound is no rival, and the default is none of its own
+    assert streams[0].method("joint").judgement is None
+    assert streams[0].method("pslora").judgement is None
+
+
+def test_the_gap_lies_between_sequential_and_joint(streams):
+    share = (sum(of("pslora")) - sum(of("sequential"))) / (sum(of("joint")) - sum(of("sequential")))
+    assert streams[0].method("pslora").gap.mean == pytest.approx(share)
+    assert streams[0].method("sequential").gap.mean == 0
+    assert streams[0].method("joint").gap.mean == pytest.approx(1)
+
+
+def test_a_run_is_paired_with_the_same_run_and_the_newest_line_counts():
+    lines = kit.lines()
+    again = [r for r in lines if r.method == "frozen" and r.stream == "pacs"]
+    newer = [replace(r, average=0.5, date="2026-11-27T00:00:00+00:00") for r in again[:3]]
+    shuffled = [*newer, *reversed(lines)]
+    found = next(s for s in kit.streams(shuffled) if s.stream == "pacs")
+    frozen = found.method("frozen")
+    values = [0.5] * 3 + [r.average for r in again[3:]]
+    assert frozen.average.mean == pytest.approx(sum(values) / 5)
+    expected = sum(a - b for a, b in zip(of("pslora"), values, strict=True)) / 5
+    assert frozen.judgement.paired.difference.mean == pytest.approx(expected)
+    assert found.notes == ("3 older lines of the same runs are left out",)
+    # over the runs that both have
+    fewer = [r for r in lines if not (r.method == "pslora" and r.seed > 2)]
+    found = kit.streams(fewer)[0]
+    assert found.method("frozen").judgement.paired.difference.seeds == 3
+    assert found.method("frozen").average.seeds == 5
+    assert found.notes == ("not of all 5 runs: PS-LoRA (default)",)
+
+
+def test_of_several_configurations_the_newest_counts():
+    lines = kit.lines()
+    late = "2026-11-27T00:00:00+00:00"
+    other = [replace(r, digest="e", date=late, average=0.3) for r in lines if r.method == "ewc"]
+    found = kit.streams([*other, *lines])[0]
+    assert [m.key for m in found.methods] == ["ewc"]
+    assert found.methods[0].average.mean == pytest.approx(0.3)
+    assert found.notes == ("40 lines of another configuration than the newest are left out",)
+    assert len(kit.streams([*lines, *other])[0].methods) == 1
+
+
+def test_one_seed_gives_means_and_no_verdict():
+    found = kit.streams(kit.lines(seeds=1))
+    assert all(m.average.low is None for s in found for m in s.methods)
+    verdicts = {m.judgement.verdict for s in found for m in s.methods if m.judgement}
+    assert verdicts == {"not shown"}
+    assert all(not loss.shown for loss in losses(found))
+
+
+def test_the_targets_are_counted_as_they_are_worded(streams):
+    gap, beaten, lost, frozen, reservoir = targets(streams)
+    shares = [s.method("pslora").gap.mean for s in streams]
+    assert gap.measured == pytest.approx(sum(shares) / 2)
+    assert gap.met == (gap.measured >= 0.9)
+    # EWC is better by construction; DER++ too, but it stores samples
+    assert (beaten.measured, beaten.met, beaten.streams) == (2.0, False, 2)
+    assert lost.measured == pytest.approx(sum(s.learning_lost.mean for s in streams) / 2)
+    assert frozen.measured == 1.0
+    assert (reservoir.measured, reservoir.met) == (None, None)
+    assert targets(streams, other_tasks=["pacs"])[0].measured == pytest.approx(shares[1])
+
+
+def test_where_it_loses_names_all_with_a_higher_mean_the_shown_ones_first(streams):
+    found = losses(streams)
+    expected = {
+        (s.name, m.name)
+        for s in streams
+        for m in s.methods
+        if m.key not in ("pslora", "joint") and m.average.mean > s.method("pslora").average.mean
+    }
+    assert {(loss.stream, loss.method) for loss in found} == expected
+    assert [loss.shown for loss in found] == sorted((x.shown for x in found), reverse=True)
+    assert {loss.group for loss in found} >= {"stored samples", "other"}
+
+
+def test_the_page_has_the_figures_of_the_lines(streams):
+    page = Tables(comparison_page(*kit.page_arguments()))
+    for i, s in enumerate(streams):
+        place = next(name for name in page.figures if name.startswith(f"stream-{i + 1}-"))
+        key = place.removesuffix("-averages")
+        rows = {row[0]: row[1:] for row in page.figures[f"{key}-averages"][1:]}
+        for m in s.methods:
+            assert rows[m.name] == [m.average.mean, m.average.low, m.average.high]
+        plane = page.figures[f"{key}-plane"][1:]
+        drawn = [m for m in s.methods if m.learning is not None]
+        assert [row[1] for row in plane] == [m.learning.mean for m in drawn]
+        assert [row[4] for row in plane] == [m.backward.mean for m in drawn]
+        matrix = s.method("pslora").matrix
+        lost = page.figures[f"{key}-forgetting"][1:]
+        assert lost[0][1:] == [row[0] - matrix[0][0] for row in matrix]
+        verdicts = {row[0]: row for row in page.figures[f"{key}-verdicts"]}
+        assert verdicts["EWC <script>alert(1)</script>"][4] == "worse"
+        assert verdicts["sequential LoRA"][1] == s.method("sequential").average.mean
+        costs = {row[0]: row[1:] for row in page.figures[f"{key}-costs"]}
+        assert costs["DER++"] == [3.0, float(10**9 + 4), 1000.0, 5000.0, "der"]
+    means = {row[0]: row[2] for row in page.figures["all"][1:]}
+    assert means == {f.name: f.average for f in overall(streams)}
+    assert [row[0] for row in page.figures["ablation"][1:]] == [
+        "default, loss only",
+        "PS-LoRA as published, linear head",
+    ]
+    assert "script" not in page.tags
+    assert "<script>alert" in page.text
+
+
+def test_the_markdown_has_the_same_tables_and_its_commands(streams):
+    def command(stream):
+        return f"make bench-suite BENCH='--streams {stream.stream}'"
+
+    text = results_markdown(streams, kit.SOURCES, ["pslora-loss"], command)
+    assert "## Where it loses" in text
+    assert "## Ablation of every part" in text
+    assert "    make bench-suite BENCH='--streams pacs'" in text
+    assert "EWC \\<script>alert(1)\\</script>" in text
+    mean = streams[0].method("pslora").average.mean
+    assert f"| PS-LoRA (default) | {100 * mean:.1f} % (" in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    for table in tables:
+        widths = {line.count("|") - line.count("\\|") for line in table.splitlines()}
+        assert len(widths) == 1
+
+
+def test_bench_report_writes_both_from_the_suites_lines(tmp_path: Path, monkeypatch, capsys):
+    path = tmp_path / "suite.jsonl"
+    path.write_text("".join(json.dumps(asdict(r)) + "\n" for r in kit.lines(2)), encoding="utf-8")
+    monkeypatch.setattr(extra, "find_spec", lambda name: None)  # tables are enough here
+    assert report.main(["--lines", str(path)], out=tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "suite.jsonl, 32 results, 2 streams and settings" in said.out
+    assert "tables only" in said.err
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<svg" not in page
+    assert "sequential LoRA" in page
+    assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8").startswith("32 results")
+    assert report.main(["--lines", str(tmp_path / "none.jsonl")], out=tmp_path) == 4
+    assert "no such file" in capsys.readouterr().err
