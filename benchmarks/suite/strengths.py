@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +19,17 @@ from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
 from edge_pslora.compare.method import Method
 from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.inflora import InfLora
 from edge_pslora.compare.rules.l2sp import L2SP
 from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.magmax import MagMax
+from edge_pslora.compare.rules.nlora import n_lora
+from edge_pslora.compare.rules.olora import OLora
+from edge_pslora.compare.rules.replay import Replay
 from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
 
@@ -33,6 +40,17 @@ CANDIDATES: dict[str, Callable[[], Rule]] = {
     **{f"si {x:g}": lambda x=x: SI(strength=x) for x in (0.01, 0.1, 1.0, 10.0)},  # type: ignore[misc]
     **{f"lwf {x:g}": lambda x=x: LwF(strength=x) for x in (0.3, 1.0, 3.0)},  # type: ignore[misc]
     **{f"l2sp {x:g}": lambda x=x: L2SP(alpha=x) for x in (0.01, 0.1, 1.0)},  # type: ignore[misc]
+    **{f"olora {x:g}": lambda x=x: OLora(x) for x in (0.05, 0.5, 5.0)},  # type: ignore[misc]
+    **{f"nlora {x:g}": lambda x=x: n_lora(x) for x in (1.0, 10.0, 100.0)},  # type: ignore[misc]
+    **{f"ella {x:g}": lambda x=x: Ella(x) for x in (0.1, 1.0, 10.0)},  # type: ignore[misc]
+    **{f"inflora {x:g}": lambda x=x: InfLora(x) for x in (0.8, 0.95, 0.99)},  # type: ignore[misc]
+    **{f"magmax {x:g}": lambda x=x: MagMax(x) for x in (0.5, 1.0)},  # type: ignore[misc]
+    **{f"ties {x:g}": lambda x=x: Ties(x) for x in (0.2, 0.5)},  # type: ignore[misc]
+    "ties apart": lambda: Ties(independent=True),
+    **{f"replay {x:g}": lambda x=x: Replay(weight=x) for x in (0.5, 1.0, 2.0)},  # type: ignore[misc]
+    **{  # type: ignore[misc]
+        f"der++ {x:g}": lambda x=x: Replay(weight=0.5, dark=x) for x in (0.1, 0.3, 1.0)
+    },
 }
 
 
@@ -41,25 +59,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.strengths")
     parser.add_argument("--streams", nargs="+", choices=list(STREAMS), default=list(CHEAP))
     parser.add_argument("--seeds", type=count(1), default=2)
+    methods = sorted({name.split()[0] for name in CANDIDATES})
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    chosen = {n: rule for n, rule in CANDIDATES.items() if n.split()[0] in options.methods}
+    found: dict[str, list[float]] = {name: [] for name in chosen}
     for key in options.streams:
-        averages = _averages(key, options.seeds)
+        averages = _averages(key, options.seeds, chosen)
         for name, values in averages.items():
             found[name].append(sum(values) / len(values))
         print(key, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
-    print(f"\n{len(CANDIDATES)} candidates, {options.seeds} seeds, validation part, linear head")
+    print(f"\n{len(chosen)} candidates, {options.seeds} seeds, validation part, linear head")
     for name, values in found.items():
         shown = "  ".join(f"{value:.3f}" for value in values)
         print(f"{name:10} {sum(values) / len(values):.3f}  ({shown})")
     return 0
 
 
-def _averages(key: str, seeds: int) -> dict[str, list[float]]:
+def _averages(
+    key: str, seeds: int, candidates: Mapping[str, Callable[[], Rule]]
+) -> dict[str, list[float]]:
     """The accuracy at the end of each candidate with each seed."""
     stream = STREAMS[key]
-    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="edge-pslora-strengths-") as folder:
             base, work = Path(folder) / "base", Path(folder) / "data"
@@ -67,7 +90,7 @@ def _averages(key: str, seeds: int) -> dict[str, list[float]]:
             work.mkdir()
             order = seed % stream.orders
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
-            for name, rule in CANDIDATES.items():
+            for name, rule in candidates.items():
                 method = Method(name, name, "", _starting(rule))
                 results = run(method, loaded, stream.budget.config(), seed, part="valid")
                 found[name].append(results[0].average)
