@@ -12,7 +12,7 @@ from edge_pslora.cli import data_options as d
 from edge_pslora.cli import engine_options as e
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
-from edge_pslora.cli.output import print_result
+from edge_pslora.cli.output import columns, print_result
 from edge_pslora.cli.quiet import working
 from edge_pslora.cli.settings import adapt_config
 from edge_pslora.errors import UsageError
@@ -32,7 +32,7 @@ DataArguments = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option(metavar="A,B,...", help="Which, by key; all: every one. A wrong key lists them."),
+    typer.Option(metavar="A,B,...", help="Which, by key (--list); all: every one."),
 ]
 Model = Annotated[
     str,
@@ -43,7 +43,12 @@ Model = Annotated[
     ),
 ]
 Seeds = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Runs of each method; several give intervals.")
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Runs of each method; several give intervals and tests (pip install 'edge-pslora[compare]').",
+    ),
 ]
 Holdout = Annotated[
     float, typer.Option(metavar="SHARE", help="Held out of data without a test and a valid part.")
@@ -51,6 +56,21 @@ Holdout = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append each result to it, as one line of JSON."),
+]
+
+
+def _print_methods(asked: bool) -> None:
+    if asked:
+        from edge_pslora.compare.methods import METHODS
+
+        rows = [(m.key, f"{m.name}; {m.paper}") for m in METHODS.values()]
+        print_result({}, columns(rows), as_json=False)
+        raise typer.Exit
+
+
+ListMethods = Annotated[
+    bool,
+    typer.Option("--list", is_eager=True, callback=_print_methods, help="List all methods."),
 ]
 
 
@@ -83,6 +103,7 @@ def compare(
     seeds: Seeds = 1,
     holdout: Holdout = 0.2,
     out: Out = None,
+    list_methods: ListMethods = False,
     threads: e.Threads = None,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,

@@ -22,6 +22,7 @@ from benchmarks.suite.pace import Pace
 from benchmarks.suite.plan import Group, digest_of, keys_done, plan
 from benchmarks.suite.processes import run_groups
 from benchmarks.suite.streams import QUICK_STREAMS, STREAMS, SuiteStream, quick
+from edge_pslora.compare.extra import require_statistics
 from edge_pslora.compare.methods import METHODS, choose
 from edge_pslora.compare.results import Result, read
 from edge_pslora.compare.run import ScoredPart
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # forked processes must not wait for its threads
     try:
+        require_statistics()  # for the table at the end
         streams = _streams(options)
         methods = choose(options.methods or ["all"])
         path.parent.mkdir(parents=True, exist_ok=True)

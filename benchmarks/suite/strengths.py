@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from benchmarks.options import count
 from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
-from edge_pslora.compare.method import Method
+from edge_pslora.compare.method import Method, Setup
 from edge_pslora.compare.rule import PlainRule, Rule
 from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
@@ -34,23 +35,39 @@ from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
 
 CHEAP = ("gas", "heart", "activity", "digits")
-CANDIDATES: dict[str, Callable[[], Rule]] = {
-    "none": PlainRule,
-    **{f"ewc {x:g}": lambda x=x: EWC(strength=x) for x in (1.0, 10.0, 100.0, 1000.0)},  # type: ignore[misc]
-    **{f"si {x:g}": lambda x=x: SI(strength=x) for x in (0.01, 0.1, 1.0, 10.0)},  # type: ignore[misc]
-    **{f"lwf {x:g}": lambda x=x: LwF(strength=x) for x in (0.3, 1.0, 3.0)},  # type: ignore[misc]
-    **{f"l2sp {x:g}": lambda x=x: L2SP(alpha=x) for x in (0.01, 0.1, 1.0)},  # type: ignore[misc]
-    **{f"olora {x:g}": lambda x=x: OLora(x) for x in (0.05, 0.5, 5.0)},  # type: ignore[misc]
-    **{f"nlora {x:g}": lambda x=x: n_lora(x) for x in (1.0, 10.0, 100.0)},  # type: ignore[misc]
-    **{f"ella {x:g}": lambda x=x: Ella(x) for x in (0.1, 1.0, 10.0)},  # type: ignore[misc]
-    **{f"inflora {x:g}": lambda x=x: InfLora(x) for x in (0.8, 0.95, 0.99)},  # type: ignore[misc]
-    **{f"magmax {x:g}": lambda x=x: MagMax(x) for x in (0.5, 1.0)},  # type: ignore[misc]
-    **{f"ties {x:g}": lambda x=x: Ties(x) for x in (0.2, 0.5)},  # type: ignore[misc]
-    "ties apart": lambda: Ties(independent=True),
-    **{f"replay {x:g}": lambda x=x: Replay(weight=x) for x in (0.5, 1.0, 2.0)},  # type: ignore[misc]
-    **{  # type: ignore[misc]
-        f"der++ {x:g}": lambda x=x: Replay(weight=0.5, dark=x) for x in (0.1, 0.3, 1.0)
-    },
+Start = Callable[[Setup], LoraLearner]
+
+
+def _rule(new: Callable[[float], Rule], strength: float) -> Start:
+    return lambda setup: LoraLearner(setup, new(strength))
+
+
+def _rate(rate: float) -> Start:
+    """Sequential LoRA at another learning rate than the product's 5e-4."""
+
+    def start(setup: Setup) -> LoraLearner:
+        train = replace(setup.config.train, learning_rate=rate)
+        return LoraLearner(replace(setup, config=replace(setup.config, train=train)), PlainRule())
+
+    return start
+
+
+CANDIDATES: dict[str, Start] = {
+    "none": lambda setup: LoraLearner(setup, PlainRule()),
+    **{f"rate {x:g}": _rate(x) for x in (1e-3, 2e-3, 5e-3)},
+    **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
+    **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
+    **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
+    **{f"l2sp {x:g}": _rule(L2SP, x) for x in (0.01, 0.1, 1.0)},
+    **{f"olora {x:g}": _rule(OLora, x) for x in (0.05, 0.5, 5.0)},
+    **{f"nlora {x:g}": _rule(n_lora, x) for x in (1.0, 10.0, 100.0)},
+    **{f"ella {x:g}": _rule(Ella, x) for x in (0.1, 1.0, 10.0)},
+    **{f"inflora {x:g}": _rule(InfLora, x) for x in (0.8, 0.95, 0.99)},
+    **{f"magmax {x:g}": _rule(MagMax, x) for x in (0.5, 1.0)},
+    **{f"ties {x:g}": _rule(Ties, x) for x in (0.2, 0.5)},
+    "ties apart": lambda setup: LoraLearner(setup, Ties(independent=True)),
+    **{f"replay {x:g}": _rule(lambda w: Replay(weight=w), x) for x in (0.5, 1.0, 2.0)},
+    **{f"der++ {x:g}": _rule(lambda d: Replay(weight=0.5, dark=d), x) for x in (0.1, 0.3, 1.0)},
 }
 
 
@@ -63,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    chosen = {n: rule for n, rule in CANDIDATES.items() if n.split()[0] in options.methods}
+    chosen = {n: start for n, start in CANDIDATES.items() if n.split()[0] in options.methods}
     found: dict[str, list[float]] = {name: [] for name in chosen}
     for key in options.streams:
         averages = _averages(key, options.seeds, chosen)
@@ -77,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _averages(
-    key: str, seeds: int, candidates: Mapping[str, Callable[[], Rule]]
-) -> dict[str, list[float]]:
+def _averages(key: str, seeds: int, candidates: Mapping[str, Start]) -> dict[str, list[float]]:
     """The accuracy at the end of each candidate with each seed."""
     stream = STREAMS[key]
     found: dict[str, list[float]] = {name: [] for name in candidates}
@@ -90,15 +105,11 @@ def _averages(
             work.mkdir()
             order = seed % stream.orders
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
-            for name, rule in candidates.items():
-                method = Method(name, name, "", _starting(rule))
+            for name, start in candidates.items():
+                method = Method(name, name, "", start)
                 results = run(method, loaded, stream.budget.config(), seed, part="valid")
                 found[name].append(results[0].average)
     return found
-
-
-def _starting(rule: Callable[[], Rule]) -> Callable[..., LoraLearner]:
-    return lambda setup: LoraLearner(setup, rule())
 
 
 if __name__ == "__main__":

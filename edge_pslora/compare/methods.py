@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from edge_pslora.compare.learners.analytic_variants import ProjectedLearner, ReducedLearner
@@ -239,10 +240,11 @@ def choose(keys: Sequence[str]) -> tuple[Method, ...]:
     """
     unknown = [key for key in keys if key not in METHODS and key != "all"]
     if unknown or not keys:
+        near = get_close_matches(unknown[0], METHODS, n=3) if unknown else []
         raise UsageError(
             "--methods",
-            expected=f"some of {', '.join(METHODS)}, or all",
+            expected="keys of methods, such as " + ", ".join(near or ("pslora", "frozen", "ewc")),
             found=", ".join(unknown) or "none",
-            remedy="change the option",
+            remedy="see them all: edge-pslora compare --list",
         )
     return tuple(m for key, m in METHODS.items() if key in keys or "all" in keys)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from edge_pslora.compare.methods import METHODS
 from edge_pslora.compare.results import Result
+from edge_pslora.compare.statistics import estimate
 from edge_pslora.units import format_size
 
 Column = tuple[str, Callable[[Sequence[Result]], str]]
@@ -19,12 +20,19 @@ def _share(name: str) -> Callable[[Sequence[Result]], str]:
     return cell
 
 
+def _average(results: Sequence[Result]) -> str:
+    """With half of the 95 % interval over the seeds, where there are several."""
+    found = estimate([r.average for r in results])
+    half = "" if found.high is None else f" ±{found.high - found.mean:.3f}"
+    return f"{found.mean:.3f}{half}"
+
+
 def _mean(results: Sequence[Result], name: str) -> float:
     return sum(float(getattr(r, name)) for r in results) / len(results)
 
 
 COLUMNS: tuple[Column, ...] = (
-    ("average", _share("average")),
+    ("average", _average),
     ("learning", _share("learning")),
     ("backward", _share("backward")),
     ("forgetting", _share("forgetting")),
@@ -44,7 +52,11 @@ def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def format_results(results: Sequence[Result]) -> list[str]:
-    """Aligned lines, a heading and one for each method. * keeps training samples; (joint) is a bound."""
+    """Aligned lines, a heading and one for each method. * keeps training samples; (bound): joint training.
+
+    Raises:
+        UsageError: scipy is missing, and a method has several runs.
+    """
     cells = [["method", *(name for name, _ in COLUMNS)]]
     for key, own in by_method(results).items():
         name = METHODS[key].name if key in METHODS else key

@@ -110,7 +110,7 @@ def test_a_stream_that_cannot_be_loaded_is_told(
 
 def test_wrong_use_is_one_line(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, wanted in (
-        (("--methods", "nothing"), "expected some of sequential"),
+        (("--methods", "nothing"), "found nothing; see them all"),
         (("--budget", "trains=3"), "expected NAME=NUMBER"),
     ):
         assert _suite(small, *arguments) == 2

@@ -96,6 +96,13 @@ def test_one_session_is_no_sequence(days: list[str], capsys: pytest.CaptureFixtu
     assert "two sessions or more" in capsys.readouterr().err
 
 
+def test_all_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  pslora ") for line in lines)
+    assert any("O-LoRA; arXiv 2310.14152" in line for line in lines)
+
+
 def test_sessions_of_one_name_are_told_apart() -> None:
     from edge_pslora.compare.own_data import _unique
 
