@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
         results = _lines(path, options.part)
         names = {key: method.name for key, method in METHODS.items()}
         streams = summarised(results, names, part=options.part, ours=lambda key: key in OURS)
-        suite = "python -m benchmarks.suite" + (" --quick" if path.name == QUICK else "")
+        suite = "make bench-quick" if path.name == QUICK else "make bench-suite"
         sources = sources_of(results, suite)
         variants = [key for key in OURS if key != DEFAULT]
         titles = {key: stream.title for key, stream in STREAMS.items()}
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
             streams,
             sources,
             variants,
-            lambda stream: f"{suite} --streams {stream.stream}",
+            lambda stream: f"{suite} BENCH='--streams {stream.stream}'",
             OTHER_TASKS,
             titles,
         )
@@ -91,7 +91,7 @@ def _lines(path: Path, part: str) -> list[Result]:
             str(path),
             expected=f"lines of the suite, scored on the {part} part",
             found="none" if path.exists() else "no such file",
-            remedy="run python -m benchmarks.suite --quick first, or give --lines FILE",
+            remedy="run make bench-quick or make bench-suite first, or give --lines FILE",
         )
     return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from statistics import median
 
 from edge_pslora.charts import palette
 from edge_pslora.charts.canvas import WIDTH, canvas
@@ -60,15 +61,21 @@ def plane_chart(data: Plane) -> Chart:
 def _draw(data: Plane) -> str:
     with canvas(_HEIGHT) as drawn:
         axes = drawn.axes
+        across = _view([x for x, _ in data.points])
+        along = _view([y for _, y in data.points])
         for x, y in data.points:
             colour, mark, wide = look(x.group)
             if x.low is not None and x.high is not None:
-                axes.plot([x.low, x.high], [y.mean] * 2, color=colour, linewidth=1, alpha=0.5)
+                ends = [max(x.low, across[0]), min(x.high, across[1])]
+                axes.plot(ends, [y.mean] * 2, color=colour, linewidth=1, alpha=0.5)
             if y.low is not None and y.high is not None:
-                axes.plot([x.mean] * 2, [y.low, y.high], color=colour, linewidth=1, alpha=0.5)
+                ends = [max(y.low, along[0]), min(y.high, along[1])]
+                axes.plot([x.mean] * 2, ends, color=colour, linewidth=1, alpha=0.5)
             axes.plot([x.mean], [y.mean], mark, color=colour, markersize=wide, markeredgewidth=0)
-        axes.axhline(0, color=palette.SOFT, linewidth=1, linestyle=(0, (3, 2)))
-        axes.margins(0.08)
+        if along[0] < 0 < along[1]:
+            axes.axhline(0, color=palette.SOFT, linewidth=1, linestyle=(0, (3, 2)))
+        axes.set_xlim(across)
+        axes.set_ylim(along)
         axes.grid()
         axes.locator_params(nbins=5)
         axes.xaxis.set_major_formatter(lambda value, _: data.x_form(value).replace(".0 %", " %"))
@@ -93,6 +100,16 @@ def _draw(data: Plane) -> str:
                 color=palette.INK,
             )
         return drawn.svg(data.key, data.title, data.text)
+
+
+def _view(dots: list[Dot]) -> tuple[float, float]:
+    """All means, and about as much around them as half of the intervals need: one that is far longer than
+    the others must not press all points into one."""
+    means = [d.mean for d in dots]
+    wide = max(means) - min(means)
+    halves = [(d.high - d.low) / 2 for d in dots if d.low is not None and d.high is not None]
+    around = max(0.1 * wide, median(halves) if halves else 0.0) or 0.01
+    return min(means) - around, max(means) + around
 
 
 def _place(

@@ -19,11 +19,11 @@ from edge_pslora.compare.tables import (
 
 READING = (
     "Accuracies are means over the runs (a run is one order with one seed), in brackets the 95 % interval "
-    "(Student's t). Gap closed: of the gap between sequential LoRA and joint training, with Fieller's "
-    'interval. "Default is": our default against that method, run by run (paired t-test, Holm\'s '
-    'correction over the methods of the stream and setting, 5 %); "not shown" does not mean equal. '
-    "Effect d: mean difference over its standard deviation. Learning: accuracy just after learning; "
-    "backward, forward: transfer, in points; METHOD.md has their definitions."
+    "(Student's t). Gap closed: of the gap between sequential LoRA and the best joint training, with "
+    "Fieller's interval. “Default is”: our default against that method, run by run (paired "
+    "t-test, Holm's correction over the methods of the stream and setting, 5 %); “not shown” does "
+    "not mean equal. Effect d: mean difference over its standard deviation. Learning: accuracy just "
+    "after learning; backward, forward: transfer, in points; METHOD.md has their definitions."
 )
 
 
@@ -63,7 +63,7 @@ def _about(s: StreamFigures, title: str) -> str:
     if title:
         text = f"{_escaped(title)}: {text}"
     notes = [f"Note: {note}." for note in s.notes]
-    return " ".join([text, *notes, "One line of it: add --methods KEY."])
+    return " ".join([text, *notes, "One line of it: add --methods KEY to BENCH."])
 
 
 def _losses(streams: Sequence[StreamFigures]) -> str:

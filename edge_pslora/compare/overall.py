@@ -170,8 +170,9 @@ def ablation(
 
 
 def _gap_of(stream: StreamFigures, key: str) -> float | None:
+    """At most all of it: more on one stream does not make up for less on another."""
     method = stream.method(key)
-    return None if method is None or method.gap is None else method.gap.mean
+    return None if method is None or method.gap is None else min(method.gap.mean, 1.0)
 
 
 def _is_rival(group: str) -> bool:

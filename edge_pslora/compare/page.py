@@ -134,6 +134,9 @@ def _best_first(found: Sequence[OverallFigures]) -> list[OverallFigures]:
 def _part(number: int, s: StreamFigures, title: str) -> StreamPart:
     key = f"stream-{number}-{re.sub('[^a-z0-9]+', '-', s.name.lower()).strip('-')}"
     seeds = f"{len(s.orders)} order{_s(s.orders)}, {len(s.seeds)} seed{_s(s.seeds)}"
+    bound = None if s.bound is None else s.method(s.bound)
+    if bound is not None:
+        title = f"{title or s.stream} (gap to: {bound.name})"
     charts = [_averages(key, s), _plane(key, s), _curves(key, s), _default_map(key, s)]
     return StreamPart(
         key,
@@ -182,7 +185,7 @@ def _plane(key: str, s: StreamFigures) -> Chart | None:
             points=tuple(both),
             x_form=percent,
             y_form=points,
-            note="Up and to the right is better; thin lines are 95 % intervals.",
+            note="Up and to the right is better; thin lines are 95 % intervals, cut at the edge.",
         )
     )
 

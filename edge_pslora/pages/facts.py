@@ -20,7 +20,7 @@ KINDS = {
     layout.ANCHOR: "anchors",
     layout.ADAPTER: "adapter",
 }
-_LARGEST = 1e300  # JSON has integers that no float holds
+_LARGEST = 1e15  # no score and no size is beyond; JSON has integers that no float holds
 _LONGEST = 1000  # letters of a name or a reason
 SIZE_NAMES = ("model", "history", "head", "anchors", "adapter", "other")
 

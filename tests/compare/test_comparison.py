@@ -55,6 +55,22 @@ def test_the_gap_lies_between_sequential_and_joint(streams):
     assert streams[0].method("joint").gap.mean == pytest.approx(1)
 
 
+def test_the_bound_is_the_best_joint_training_and_more_than_all_counts_as_all():
+    lines = kit.lines()
+    low = [replace(r, average=r.average - 0.25) if r.joint else r for r in lines]
+    found = kit.streams(low)[0]
+    assert found.bound == "joint"
+    assert found.method("sequential").gap is None  # no gap at all: joint is below
+    part = [replace(r, average=r.average - 0.1) if r.joint else r for r in lines]
+    assert kit.streams(part)[0].method("ewc").gap.mean > 1
+    assert targets(kit.streams(part))[0].measured <= 1.0
+    better = [replace(r, method="joint+pslora") for r in lines if r.joint]
+    found = kit.streams([*low, *better])[0]
+    assert found.bound == "joint+pslora"
+    assert found.method("ewc").gap.mean == pytest.approx(kit.streams()[0].method("ewc").gap.mean)
+    assert kit.streams([r for r in lines if not r.joint])[0].method("ewc").gap is None
+
+
 def test_a_run_is_paired_with_the_same_run_and_the_newest_line_counts():
     lines = kit.lines()
     again = [r for r in lines if r.method == "frozen" and r.stream == "pacs"]
@@ -84,6 +100,16 @@ def test_of_several_configurations_the_newest_counts():
     assert found.methods[0].average.mean == pytest.approx(0.3)
     assert found.notes == ("40 lines of another configuration than the newest are left out",)
     assert len(kit.streams([*lines, *other])[0].methods) == 1
+
+
+def test_tasks_whose_order_the_seed_draws_are_numbered():
+    lines = [r if r.seed == 0 else replace(r, tasks=r.tasks[::-1]) for r in kit.lines()]
+    assert kit.streams(lines)[1].tasks == ("task 1", "task 2", "task 3")
+    # other orders have other names anyway
+    lines = [r if r.seed < 2 else replace(r, tasks=r.tasks[::-1], order=1) for r in kit.lines()]
+    found = kit.streams(lines)[1]
+    assert found.tasks == tuple(f"task <i>{j}</i>" for j in range(3))
+    assert found.orders == (0, 1)
 
 
 def test_one_seed_gives_means_and_no_verdict():

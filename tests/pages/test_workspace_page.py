@@ -168,7 +168,7 @@ def test_scores_that_are_no_shares_are_no_percentages(tmp_path: Path):
     [
         {},
         {"accuracy_by_task": [1], "layers": {"a": 1}, "tasks": 3, "refused_before": "x"},
-        {"accuracy_by_task": {"t": 10**400}, "accuracy_after": True, "layers": [3, {}]},
+        {"accuracy_by_task": {"t": 10**400, "u": 1e300}, "accuracy_after": True, "layers": [3, {}]},
         {"refused_before": [3, {"parent": "x", "task": None}], "history_bytes": "many"},
     ],
     ids=["old", "other kinds", "not finite", "odd refusals"],
