@@ -64,8 +64,8 @@ CANDIDATES: dict[str, Start] = {
     **{f"ella {x:g}": _rule(Ella, x) for x in (0.1, 1.0, 10.0)},
     **{f"inflora {x:g}": _rule(InfLora, x) for x in (0.8, 0.95, 0.99)},
     **{f"magmax {x:g}": _rule(MagMax, x) for x in (0.5, 1.0)},
-    **{f"ties {x:g}": _rule(Ties, x) for x in (0.2, 0.5)},
-    "ties apart": lambda setup: LoraLearner(setup, Ties(independent=True)),
+    **{f"ties {x:g}": _rule(lambda d: Ties(d, independent=False), x) for x in (0.2, 0.5)},
+    "ties apart": lambda setup: LoraLearner(setup, Ties()),
     **{f"replay {x:g}": _rule(lambda w: Replay(weight=w), x) for x in (0.5, 1.0, 2.0)},
     **{f"der++ {x:g}": _rule(lambda d: Replay(weight=0.5, dark=d), x) for x in (0.1, 0.3, 1.0)},
 }
