@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on: {path}", file=sys.stderr)
+        return 130
     print(f"written: {path}")
     return 1 if failed else 0
 

@@ -147,6 +147,8 @@ def _forked(work: Callable[[], Any]) -> int:
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130  # the suite itself says that it was stopped
     except BaseException:  # noqa: BLE001 - the outermost frame of the child
         traceback.print_exc()
     finally:

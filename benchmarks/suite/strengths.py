@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,17 @@ from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
 from edge_pslora.compare.method import Method, Setup
 from edge_pslora.compare.rule import PlainRule, Rule
+from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
+from edge_pslora.compare.rules.inflora import InfLora
 from edge_pslora.compare.rules.l2sp import L2SP
 from edge_pslora.compare.rules.lwf import LwF
+from edge_pslora.compare.rules.magmax import MagMax
+from edge_pslora.compare.rules.nlora import n_lora
+from edge_pslora.compare.rules.olora import OLora
+from edge_pslora.compare.rules.replay import Replay
 from edge_pslora.compare.rules.si import SI
+from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
 
@@ -52,6 +59,15 @@ CANDIDATES: dict[str, Start] = {
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
     **{f"l2sp {x:g}": _rule(L2SP, x) for x in (0.01, 0.1, 1.0)},
+    **{f"olora {x:g}": _rule(OLora, x) for x in (0.05, 0.5, 5.0)},
+    **{f"nlora {x:g}": _rule(n_lora, x) for x in (1.0, 10.0, 100.0)},
+    **{f"ella {x:g}": _rule(Ella, x) for x in (0.1, 1.0, 10.0)},
+    **{f"inflora {x:g}": _rule(InfLora, x) for x in (0.8, 0.95, 0.99)},
+    **{f"magmax {x:g}": _rule(MagMax, x) for x in (0.5, 1.0)},
+    **{f"ties {x:g}": _rule(lambda d: Ties(d, independent=False), x) for x in (0.2, 0.5)},
+    "ties apart": lambda setup: LoraLearner(setup, Ties()),
+    **{f"replay {x:g}": _rule(lambda w: Replay(weight=w), x) for x in (0.5, 1.0, 2.0)},
+    **{f"der++ {x:g}": _rule(lambda d: Replay(weight=0.5, dark=d), x) for x in (0.1, 0.3, 1.0)},
 }
 
 
@@ -60,25 +76,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.strengths")
     parser.add_argument("--streams", nargs="+", choices=list(STREAMS), default=list(CHEAP))
     parser.add_argument("--seeds", type=count(1), default=2)
+    methods = sorted({name.split()[0] for name in CANDIDATES})
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    chosen = {n: start for n, start in CANDIDATES.items() if n.split()[0] in options.methods}
+    found: dict[str, list[float]] = {name: [] for name in chosen}
     for key in options.streams:
-        averages = _averages(key, options.seeds)
+        averages = _averages(key, options.seeds, chosen)
         for name, values in averages.items():
             found[name].append(sum(values) / len(values))
         print(key, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
-    print(f"\n{len(CANDIDATES)} candidates, {options.seeds} seeds, validation part, linear head")
+    print(f"\n{len(chosen)} candidates, {options.seeds} seeds, validation part, linear head")
     for name, values in found.items():
         shown = "  ".join(f"{value:.3f}" for value in values)
         print(f"{name:10} {sum(values) / len(values):.3f}  ({shown})")
     return 0
 
 
-def _averages(key: str, seeds: int) -> dict[str, list[float]]:
+def _averages(key: str, seeds: int, candidates: Mapping[str, Start]) -> dict[str, list[float]]:
     """The accuracy at the end of each candidate with each seed."""
     stream = STREAMS[key]
-    found: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="edge-pslora-strengths-") as folder:
             base, work = Path(folder) / "base", Path(folder) / "data"
@@ -86,7 +105,7 @@ def _averages(key: str, seeds: int) -> dict[str, list[float]]:
             work.mkdir()
             order = seed % stream.orders
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
-            for name, start in CANDIDATES.items():
+            for name, start in candidates.items():
                 method = Method(name, name, "", start)
                 results = run(method, loaded, stream.budget.config(), seed, part="valid")
                 found[name].append(results[0].average)

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.history import retention_runs, sign_rows
 from benchmarks.history_forms import Dense, Factors, add, fidelity, quantise
+from tests.compare.compare_kit import CONFIG, domains
 
 SHAPES = {"a": (20, 12), "b": (9, 30)}
 
@@ -66,3 +68,15 @@ def test_nothing_to_remember_is_remembered():
     truth = {n: torch.zeros(s, dtype=torch.float64) for n, s in SHAPES.items()}
     assert fidelity(Dense(SHAPES, 8), truth).agreement == 1.0
     assert quantise(torch.zeros(2, 3), 8).abs().sum() == pytest.approx(0.0)
+
+
+def test_a_stream_is_run_with_each_form_behind_the_loss():
+    stream = domains((0.0, 2.0))
+    forms = lambda shapes: [Factors(shapes, 100_000), Dense(shapes, 8)]  # noqa: E731
+    runs = dict(retention_runs(stream, CONFIG, 0, forms))
+    assert list(runs) == ["no history", *(form.name for form in forms(SHAPES))]
+    assert all(len(run.matrix) == 2 and run.backward is not None for run in runs.values())
+    rows = sign_rows(stream, CONFIG, forms)
+    agreement = [r.measured for r in rows if r.figure.endswith("sign agreement")]
+    assert len(agreement) == 4  # two forms after one session and after two
+    assert min(agreement) > 0.9

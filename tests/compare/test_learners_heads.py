@@ -54,7 +54,8 @@ def test_lda_of_a_session_is_that_of_its_samples_one_by_one():
     np.testing.assert_allclose(statistics.scatter.numpy() / t, sigma, atol=1e-12)
     assert statistics.samples == t
     weight, bias = solve_lda(statistics)
-    inverse = np.linalg.inv((1 - SHRINKAGE) * sigma + SHRINKAGE * np.eye(5))
+    spread = np.trace(sigma) / 5
+    inverse = np.linalg.inv((1 - SHRINKAGE) * sigma + SHRINKAGE * spread * np.eye(5))
     np.testing.assert_allclose(weight.numpy(), mu @ inverse, rtol=1e-4)
     literal = [-0.5 * m @ inverse @ m for m in mu]
     np.testing.assert_allclose(bias.numpy(), literal, rtol=1e-4)

@@ -105,6 +105,26 @@ def test_der_adds_the_two_terms_of_its_equation():
     assert checked == [True]
 
 
+def test_a_small_memory_weighs_as_its_samples_do():
+    """New and stored samples together have the gradient of the mean over both, but for a factor."""
+    rule = Replay(capacity=3)
+    seen, learner = watched(rule, tasks=1)
+    checked = []
+
+    def check(round):
+        step = type("OneStep", (), {"samples": torch.arange(12)})()
+        with torch.no_grad():
+            found = float(rule.loss(round, step))
+            _, logits = round.answer(rule.replayed.inputs.batch(np.arange(3)))
+            stored = torch.nn.functional.cross_entropy(logits, rule.replayed.wanted)
+        assert found == pytest.approx(3 / 12 * float(stored), rel=1e-5)
+        checked.append(True)
+
+    seen.on_begin = check
+    learner.learn(task(1))
+    assert checked == [True]
+
+
 def test_stored_logits_are_what_the_model_said_when_its_session_ended():
     rule = Replay(capacity=100, dark=0.3)
     seen, learner = watched(rule, tasks=1)

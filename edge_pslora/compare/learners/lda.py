@@ -5,10 +5,12 @@ Features z_t of class y come one by one: with the class means mu_y and the covar
     Sigma <- (t Sigma + t / (t + 1) (z - mu_y)(z - mu_y)^T) / (t + 1)
     mu_y <- mu_y + (z - mu_y) / (n_y + 1),
 
-and the answer is the largest of z^T L mu_k - mu_k^T L mu_k / 2, L = ((1 - eps) Sigma + eps I)^-1, eps =
-1e-4. A mean starts at zero, so that the first sample of a class brings all of itself into Sigma, as in
-the authors' code; their other start, from a base set's own covariance, is not used. A whole session at
-once gives the same as one by one: t Sigma is a sum.
+and the answer is the largest of z^T L mu_k - mu_k^T L mu_k / 2, L = ((1 - eps) Sigma + eps v I)^-1.
+Here v is the mean variance, so that eps serves features of every scale, and eps is 0.1; the paper has v
+= 1 and eps = 1e-4, for streams with far more samples than features. A mean starts at zero, so that the
+first sample of a class brings all of itself into Sigma, as in the authors' code; their other start,
+from a base set's own covariance, is not used. A whole session at once gives the same as one by one: t
+Sigma is a sum.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from edge_pslora.compare.scoring import head_scores
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.session import SessionData
 
-SHRINKAGE = 1e-4
+SHRINKAGE = 0.1  # by validation, benchmarks/LOG.md
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def solve_lda(
     """weight [C, d] and bias [C], float32, of the linear head that answers so."""
     size = statistics.scatter.shape[0]
     sigma = statistics.scatter / max(statistics.samples, 1)
-    mixed = (1 - shrinkage) * sigma + shrinkage * torch.eye(size, dtype=torch.float64)
+    unit = sigma.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    mixed = (1 - shrinkage) * sigma + shrinkage * unit * torch.eye(size, dtype=torch.float64)
     weight = torch.linalg.solve(mixed, statistics.means.T).T  # [C, d]
     bias = -0.5 * (weight * statistics.means).sum(1)
     return weight.float(), bias.float()
@@ -98,8 +101,9 @@ class LdaLearner:
 
     trained = 0
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, shrinkage: float = SHRINKAGE) -> None:
         require_head(setup)
+        self.shrinkage = shrinkage
         self.model = setup.model
         self.config = setup.config
         self.statistics = empty_lda(setup.model.feature_size)
@@ -111,7 +115,7 @@ class LdaLearner:
         features = extract_features(self.model.backbone, data.inputs, size)
         known = with_classes(self.statistics, len(self.head.labels))
         self.statistics = add_lda(known, features, wanted)
-        weight, bias = solve_lda(self.statistics)
+        weight, bias = solve_lda(self.statistics, self.shrinkage)
         self.head = replace(self.head, weight=weight, bias=bias)
 
     def score(self, data: SessionData, among: Among = EVERY) -> tuple[float, ...]:

@@ -68,9 +68,10 @@ def empirical_fisher(round: Round, samples: int) -> Tensors:
 
 @dataclass
 class EWC:
-    """strength: lambda. samples: of a session's, for the Fisher. gamma: 1, nothing fades."""
+    """strength: lambda, chosen by validation (benchmarks/LOG.md). samples: of a session's, for the Fisher.
+    gamma: 1, nothing fades."""
 
-    strength: float = 1000.0
+    strength: float = 10.0
     gamma: float = 1.0
     samples: int = 64
     fisher: Tensors = field(default_factory=dict)

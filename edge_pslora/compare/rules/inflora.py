@@ -10,7 +10,8 @@ numbers.
 H is not kept: P H H^T P, of the covariance, has the same directions. Chosen: rows of A have norm 1 /
 sqrt(3), as the authors' code has it, which is also a fresh LoRA's; energies are squared singular values
 of H, as the paper writes (the code squares those of H H^T); epsilon is constant, since a device does
-not know how many sessions there will be (theirs rises with t / T).
+not know how many sessions there will be (theirs rises with t / T), and 0.8 by validation
+(benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _smaller_form(basis: torch.Tensor) -> GradientMemory:
 class InfLora:
     """The rule. epsilon: share of the inputs' energy that the memory holds."""
 
-    def __init__(self, epsilon: float = 0.95) -> None:
+    def __init__(self, epsilon: float = 0.8) -> None:
         self.epsilon = epsilon
         self.memory: dict[str, GradientMemory] = {}
 

@@ -1,9 +1,10 @@
 """O-LoRA: the new A is kept orthogonal to every earlier A (arXiv 2310.14152, Eq. 7 and 8).
 
 L = task loss + lambda_1 sum_i sum_jk |O_i,jk|^p with O_i = A_i A_t^T, over all earlier sessions i and
-all layers. The paper writes squares (p = 2); what its authors ran sums absolute values (p = 1), and
-lambda_1 = 0.5 belongs to that, so p = 1 is the default here. Their second term (lambda_2, the norms of
-A and B) is 0 in their runs and left out. Every A is kept: r x in floats a layer and session.
+all layers. The paper writes squares (p = 2); what its authors ran sums absolute values, with lambda_1 =
+0.5, so p = 1 is the default here. lambda_1 is 0.05, by validation (benchmarks/LOG.md). Their second
+term (lambda_2, the norms of A and B) is 0 in their runs and left out. Every A is kept: r x in floats a
+layer and session.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def overlap(A: torch.Tensor, earlier: torch.Tensor, power: int = 1) -> torch.Ten
 class OLora:
     """weight: lambda_1; power: p. earlier: of each target all A's so far, [t r, in]."""
 
-    def __init__(self, weight: float = 0.5, power: int = 1) -> None:
+    def __init__(self, weight: float = 0.05, power: int = 1) -> None:
         self.weight, self.power = weight, power
         self.earlier: dict[str, torch.Tensor] = {}
 

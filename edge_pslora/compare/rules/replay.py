@@ -1,12 +1,14 @@
 """Replay of stored samples (ER), with their old answers (DER++), and joined to any other rule.
 
-ER: L = loss(new batch) + weight loss(batch from the memory), as many stored samples as new ones. DER++
-(arXiv 2004.07211, Eq. 6): L = loss(new) + alpha |h(x') - z'|^2 + beta loss(h(x''), y''), x' and x''
-drawn apart from each other, z' the logits that x' had when it was stored; the square is a mean over
-samples and logits, as in the authors' code. alpha = 0.3, beta = 0.5 are in the middle of what they use.
-Chosen: samples are offered to the memory when their session has ended, in an order that is drawn, not
-during it: they are in the session's batches anyhow. Logits of labels that came later are not compared.
-With the analytic head a stored sample is answered by the mean of the cross-fitted heads.
+ER: L = loss(new batch) + weight K / B loss(K from the memory), K = B stored samples as there are new
+ones, or all where fewer are stored: up to a factor the mean over both, as where batches are joined.
+DER++ (arXiv 2004.07211, Eq. 6): L = loss(new) + alpha |h(x') - z'|^2 + beta loss(h(x''), y''), x' and
+x'' drawn apart from each other, z' the logits that x' had when it was stored; the square is a mean over
+samples and logits, as in the authors' code. beta = 0.5 is in the middle of what they use; alpha = 1 by
+validation (benchmarks/LOG.md). Chosen: samples are offered to the memory when their session has ended,
+in an order that is drawn, not during it: they are in the session's batches anyhow. Logits of labels
+that came later are not compared. With the analytic head a stored sample is answered by the mean of the
+cross-fitted heads.
 """
 
 from __future__ import annotations
@@ -63,15 +65,17 @@ class Replay:
     def loss(self, round: Round, step: Step) -> torch.Tensor | None:
         if self.replayed is None:
             return None
-        rows = _drawn(self.replayed, len(step.samples), round.generator)
+        count = len(step.samples)
+        rows = _drawn(self.replayed, count, round.generator)
+        share = len(rows) / count
         inputs = self.replayed.inputs.batch(rows)
         _, logits = round.answer(inputs)
-        loss = self.weight * round.task_loss(logits, self.replayed.wanted[rows], inputs)
+        loss = self.weight * share * round.task_loss(logits, self.replayed.wanted[rows], inputs)
         if self.dark == 0.0 or self.replayed.logits is None:
             return loss
-        rows = _drawn(self.replayed, len(step.samples), round.generator)
+        rows = _drawn(self.replayed, count, round.generator)
         _, logits = round.answer(self.replayed.inputs.batch(rows))
-        return loss + self.dark * dark_loss(logits, self.replayed.logits[rows])
+        return loss + self.dark * share * dark_loss(logits, self.replayed.logits[rows])
 
     def after_step(self, round: Round) -> None:
         pass
@@ -146,7 +150,7 @@ class Joined:
 
 def der_pp() -> Replay:
     """DER++ as it is compared here."""
-    return Replay(weight=0.5, dark=0.3)
+    return Replay(weight=0.5, dark=1.0)
 
 
 def ps_lora_replay() -> Joined:

@@ -72,7 +72,7 @@ class Ties:
     it. Kept: four numbers of each entry, and R_t where it is needed.
     """
 
-    def __init__(self, density: float = 0.2, *, independent: bool = False) -> None:
+    def __init__(self, density: float = 0.2, *, independent: bool = True) -> None:
         self.density, self.independent = density, independent
         self.sums: dict[str, SignedSums] = {}
         self.running: dict[str, torch.Tensor] = {}
