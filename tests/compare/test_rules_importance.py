@@ -215,13 +215,16 @@ def test_full_fine_tuning_is_adamw_on_the_targets_weights():
         head.bias.zero_()
     trained = [*(w.requires_grad_(True) for w in weights), head.weight, head.bias]
     rate = given.config.train.learning_rate * RATE_SHARE
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    groups = [{"params": weights}, {"params": [head.weight, head.bias]}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
     batches = [b for e in range(2) for b in epoch_batches(data.inputs.lengths(), 16, 0, 1, e)]
     wanted = torch.tensor([("a", "b").index(name) for name in data.targets])
     for step, batch in enumerate(batches):
         warm = max(1, round(len(batches) * 0.1))
         after = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, len(batches) - warm)))
-        optimizer.param_groups[0]["lr"] = rate * ((step + 1) / warm if step < warm else after)
+        now = rate * ((step + 1) / warm if step < warm else after)
+        optimizer.param_groups[0]["lr"] = now
+        optimizer.param_groups[1]["lr"] = now / RATE_SHARE
         optimizer.zero_grad()
         logits = head(model(**data.inputs.batch(batch)))
         F.cross_entropy(logits, wanted[torch.from_numpy(batch)]).backward()
@@ -230,5 +233,7 @@ def test_full_fine_tuning_is_adamw_on_the_targets_weights():
     for name, parameter in model.model.named_parameters():
         found = dict(learner.model.backbone.model.named_parameters())[name]
         torch.testing.assert_close(found, parameter, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(learner.head.weight, head.weight.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(learner.head.bias, head.bias.detach(), rtol=1e-5, atol=1e-6)
     assert learner.trained == sum(p.numel() for p in trained)
     assert average(learned(FineTuneLearner(setup(), "analytic"))) > 0.9
