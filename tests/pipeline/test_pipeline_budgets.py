@@ -63,7 +63,8 @@ def test_memory_that_runs_out_in_training(workspace, data, monkeypatch):
 
     used = iter([1, 1, 1, 10**12])
     monkeypatch.setattr(resources, "peak_rss_bytes", lambda: next(used))
-    config = AdaptConfig(budget=BudgetConfig(ram_bytes=10**9))
+    # far above what this process has already, which many tests before may have made large
+    config = AdaptConfig(budget=BudgetConfig(ram_bytes=10**11))
     before = {number: kit.files_of(workspace, number) for number in (1, 2)}
     with pytest.raises(BudgetError, match="at training"):
         adapt(data, workspace=workspace, config=config)
