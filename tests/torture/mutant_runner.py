@@ -239,14 +239,16 @@ def _command(argv: list[str], task: Task, outcome: Outcome) -> None:
 def _check_lines(text: str, outcome: Outcome, report: bool) -> None:
     """Of a refusal exactly one line; of what was accepted any, but no traceback.
 
-    report: the command tells what is there, damage and all, before it ends with its one line.
+    report: the command tells what is there, damage and all, before it ends with its one line; what was
+    damaged after it had been read is in its table, which ends with that.
     """
     lines = text.splitlines()[-1:] if report else text.splitlines()
     if outcome.accepted:
         if "Traceback" in text:
             outcome.problems.append("a traceback")
         return
-    if len(lines) != 1 or not lines[0].startswith("edge-pslora"):
+    told = ("edge-pslora", "damaged: ") if report else ("edge-pslora",)
+    if len(lines) != 1 or not lines[0].startswith(told):
         outcome.problems.append(f"{len(lines)} lines: {text[:300]!r}")
     elif any("exit code" in problem for problem in outcome.problems):
         outcome.problems.append(lines[0][:300])
