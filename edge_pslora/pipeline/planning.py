@@ -32,7 +32,7 @@ PLAN_FILE = "plan.json"
 LARGE_SIDE, LARGE_PRODUCTS = 128, 1_000_000
 # what the bf16 kernels bring along and keep (measured on MiniLM): with less room they are not tried
 BF16_KERNELS = 150 << 20
-# samples at once of a large model: twice as many take twice the memory and save a twentieth of a step's time
+# samples at once of a large model: twice as many take twice the memory and save a twentieth of a step
 # (MobileNetV1), and passes without gradients take longer with them: what they compute leaves the caches
 PART = 16
 ROUND = RESIDENT_STEP  # the least that would do is said with so much room, and then does
