@@ -22,6 +22,12 @@ Scores = Sequence[float]
 NOTHING_LEARNED = 0.001
 CONTRADICTED = 0.01
 BEYOND_DOUBT = 1e-9
+# where only the session itself says that its labels follow: honest ones had 2e-20 at most, those that
+# were all wrong 8e-6 at least
+FOLLOWS_ALONE = 1e-12
+# ... which counts where inputs are other than they were, for labels of the same inputs were known: of
+# digits as before 1.1 to 1.41, white on black 1.8 to 4
+NEW_INPUTS = 1.6
 # the share of the probability of their right labels that the anchors may lose where labels are doubtful:
 # a small hospital of honest ones took 0.22, sessions that made the model worse 0.41 to 0.9
 SURENESS_LOST = 1 / 3
@@ -34,6 +40,10 @@ class LabelEvidence:
     learned_p: how likely chance alone lets what was learned agree so well with the labels of samples
         that it has not seen (the new model on held-out ones; heads of other folds on training samples).
     known_p: the same of the serving model and all of the session's samples whose labels it knows.
+    alone_p: the same of heads that know nothing but the session's other samples: shows a change of
+        inputs of which so few samples came that they drown in what was known before. Labels that are
+        all wrong follow from inputs a little too, so that it has to be much smaller.
+    novelty: how far the session's inputs are from earlier ones, which are at 1; None: not asked.
     None: nothing to tell by, for all of the labels are the same, or they are few.
     tables: for each label that the session and the anchors have, what the serving model has right of the
         session's samples with it, and of the anchors with it.
@@ -45,6 +55,8 @@ class LabelEvidence:
 
     learned_p: float | None
     known_p: float | None
+    alone_p: float | None
+    novelty: float | None
     tables: Sequence[Table]
     before: Scores
     after: Scores
@@ -72,6 +84,13 @@ class LabelEvidence:
         return kept >= 1 - SURENESS_LOST
 
     @property
+    def follow_alone(self) -> bool:
+        """Whether new inputs, by themselves, leave no doubt that labels follow from them."""
+        if self.alone_p is None or self.novelty is None:
+            return False
+        return self.alone_p < FOLLOWS_ALONE and self.novelty > NEW_INPUTS
+
+    @property
     def gained_p(self) -> float:
         """How likely chance alone makes `after` so much better than `before`."""
         return worse_p_value(self.after, self.before)
@@ -90,6 +109,8 @@ class GateFigures:
     floor: float | None
     learned_p: float | None = None
     known_p: float | None = None
+    alone_p: float | None = None
+    novelty: float | None = None
     contradicted_p: float | None = None
     gained_p: float | None = None
     sure_before: float | None = None
@@ -187,6 +208,8 @@ def decide(
         constant,
         None if labels is None else labels.learned_p,
         None if labels is None else labels.known_p,
+        None if labels is None else labels.alone_p,
+        None if labels is None else labels.novelty,
         None if labels is None else labels.contradicted_p,
         None if labels is None else labels.gained_p,
         None if labels is None or not labels.sure_before else _mean(labels.sure_before),
@@ -204,6 +227,7 @@ def _distrust(labels: LabelEvidence, significance: float) -> list[str]:
     benefit if the anchors stay as sure as they were: it may be honest, and too small to show it.
     """
     told = [p for p in (labels.learned_p, labels.known_p) if p is not None]
+    alone = labels.follow_alone
     contradicted_p = labels.contradicted_p
     small = (
         labels.learned_p is not None and labels.can_contradict and contradicted_p >= BEYOND_DOUBT
@@ -211,8 +235,8 @@ def _distrust(labels: LabelEvidence, significance: float) -> list[str]:
     if small and labels.keeps_sure:
         return []
     reasons: list[str] = []
-    learned = labels.learned_p is not None and labels.learned_p < NOTHING_LEARNED
-    if labels.learned_p is not None and min(told) >= NOTHING_LEARNED:
+    learned = alone or (labels.learned_p is not None and labels.learned_p < NOTHING_LEARNED)
+    if labels.learned_p is not None and min(told) >= NOTHING_LEARNED and not alone:
         reasons.append(
             f"the session's labels do not follow from its inputs (p = {min(told):.2g} by chance)"
         )

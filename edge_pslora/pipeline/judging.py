@@ -15,13 +15,14 @@ import numpy.typing as npt
 from edge_pslora.config import GateConfig
 from edge_pslora.core.agreement import Table, association_p
 from edge_pslora.core.gate import NOTHING_LEARNED, GateDecision, LabelEvidence, decide
+from edge_pslora.core.novelty import novelty
 from edge_pslora.exporters.run import OnnxRunner
 from edge_pslora.models.types import EncodedInputs
 from edge_pslora.tasks import TASKS, Task
 from edge_pslora.tasks.types import Measures
 from edge_pslora.training.batches import sorted_batches, spread
 from edge_pslora.training.head import Head
-from edge_pslora.training.head_session import Unseen
+from edge_pslora.training.head_session import Alone, Unseen
 
 BATCH = 32
 MOST_ASKED = 1000  # training samples that the serving model is asked about
@@ -152,6 +153,8 @@ def judge(
     figures["anchor_p"] = decision.figures.anchor_p
     figures["learned_p"] = decision.figures.learned_p
     figures["known_p"] = decision.figures.known_p
+    figures["alone_p"] = decision.figures.alone_p
+    figures["novelty"] = decision.figures.novelty
     figures["contradicted_p"] = decision.figures.contradicted_p
     figures["gained_p"] = decision.figures.gained_p
     figures["anchor_sure_before"] = decision.figures.sure_before
@@ -189,25 +192,39 @@ def _evidence(
         name: np.concatenate([values[known[1]], served[name][known[0]]])
         for name, values in before.items()
     }
-    learned, labels, sure = after, holdout.targets, known[1]
+    learned, labels, sure, alone = after, holdout.targets, known[1], None
     old_scores = before["score"][known[1]]
     if unseen is not None:
         more = task.measure(unseen.logits, asked.targets, {}, head.labels, head.target_scale)
         learned = {name: np.concatenate([values, more[name]]) for name, values in after.items()}
         labels, sure = np.concatenate([labels, asked.targets]), np.concatenate([sure, known[0]])
         old_scores = np.concatenate([old_scores, served["score"][known[0]]])
+        alone = unseen.alone
     anchors, (anchor_old, anchor_new) = on_anchors
     there = _by_label(task, anchors.targets, anchor_old.measures["score"] == 1)
     here = _by_label(task, targets, both["score"] == 1)
+    learned_p = association_p(*task.answers(learned, labels), NOTHING_LEARNED)
+    # what was learned says enough of nearly all sessions, and novelty costs an eigendecomposition
+    doubtful = alone is not None and learned_p is not None and learned_p >= NOTHING_LEARNED
     return LabelEvidence(
-        association_p(*task.answers(learned, labels), NOTHING_LEARNED),
+        learned_p,
         association_p(*task.answers(both, targets), NOTHING_LEARNED),
+        _alone_p(task, alone, asked.targets, head) if alone is not None else None,
+        novelty(alone.past, alone.features) if alone is not None and doubtful else None,
         tuple(Table(*here[label], *there[label]) for label in here if label in there),
         before=old_scores.tolist(),
         after=learned["score"][sure].tolist(),
         sure_before=anchor_old.measures.get("sure", np.empty(0)).tolist(),
         sure_after=anchor_new.measures.get("sure", np.empty(0)).tolist(),
     )
+
+
+def _alone_p(task: Task, alone: Alone, targets: npt.NDArray[Any], head: Head) -> float | None:
+    """targets: of the samples Unseen.rows."""
+    assert task.answers is not None
+    asked = targets[alone.rows]
+    measures = task.measure(alone.logits, asked, {}, head.labels, head.target_scale)
+    return association_p(*task.answers(measures, asked), NOTHING_LEARNED)
 
 
 def _by_label(

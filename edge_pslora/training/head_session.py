@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, HeadConfig
+from edge_pslora.core.analytic_head import HeadStatistics, empty_statistics
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.batches import spread
 from edge_pslora.training.classifier import linear_head
-from edge_pslora.training.head import Head, cross_fit, fit_logit_scale, refit
+from edge_pslora.training.head import CrossFit, Head, cross_fit, fit_logit_scale, refit
 from edge_pslora.training.head_rows import (
     RowPenalty,
     joined,
@@ -33,15 +34,34 @@ Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 MOST_UNSEEN = 1000  # training samples whose out-of-fold logits are kept for the gate
+MOST_ALONE = 200  # of these, whose logits by the session alone are: all of a session that is small
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Logits [M, C] of the samples `rows` int64 [M] of Unseen.rows, by heads that know nothing but the
+    others of them: whether labels follow from inputs, where the past drowns a few samples.
+
+    features [M, d]: theirs. past: statistics of all earlier features, among which they may be new.
+    """
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    features: torch.Tensor
+    past: HeadStatistics
 
 
 @dataclass(frozen=True)
 class Unseen:
     """Logits [M, C] of training samples `rows` int64 [M], by a head that has not seen them and the
-    features that served so far: what the session's labels can be learned to, without any optimism."""
+    features that served so far: what the session's labels can be learned to, without any optimism.
+
+    alone: what the session says without the past; None in a first session, where it is the same.
+    """
 
     rows: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
+    alone: Alone | None
 
 
 @dataclass(frozen=True)
@@ -90,13 +110,41 @@ def _analytic(
 ) -> HeadSession:
     before = features("features before")
     folds = cross_fit(head, before, targets, config.head)
-    rows = spread(len(before), MOST_UNSEEN)
-    samples = torch.from_numpy(rows)
     return HeadSession(
         folds.logits,
         lambda: refit(head, features("features after"), targets, config.head, before),
-        unseen=Unseen(rows, folds.logits(before[samples], samples).numpy()),
+        unseen=_unseen(head, folds, before, targets, config.head),
     )
+
+
+def _unseen(
+    head: Head,
+    folds: CrossFit,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    config: HeadConfig,
+) -> Unseen:
+    """features [N, d]: those that served so far."""
+    rows = spread(len(features), MOST_UNSEEN)
+    samples = torch.from_numpy(rows)
+    logits = folds.logits(features[samples], samples).numpy()
+    alone = _alone(head, features[samples], targets[samples], config)
+    return Unseen(rows, logits, alone)
+
+
+def _alone(
+    head: Head, features: torch.Tensor, targets: torch.Tensor, config: HeadConfig
+) -> Alone | None:
+    past = head.statistics
+    assert past is not None
+    if past.samples == 0:
+        return None
+    rows = spread(len(features), MOST_ALONE)
+    samples = torch.from_numpy(rows)
+    some = features[samples]
+    nothing = replace(head, statistics=empty_statistics(features.shape[1], head.labels))
+    heads = cross_fit(nothing, some, targets[samples], config)
+    return Alone(rows, heads.logits(some, torch.arange(len(some))).numpy(), some, past)
 
 
 def _label_text(

@@ -87,9 +87,13 @@ def test_unpaired_scores_are_an_error():
         worse_p_value([1.0, 1.0], [1.0])
 
 
+NOTHING = {"learned_p": 0.8, "known_p": 0.8, "alone_p": 0.8}  # told, by any of them
+
+
 def _evidence(right: int = 90, of: int = 100, **given: object) -> LabelEvidence:
     """Of an honest session: the old model is right on 90 of 100, as on the anchors."""
-    honest = {"learned_p": 1e-9, "known_p": 1e-9, "tables": (Table(right, of, 36, 40),)}
+    honest = {"learned_p": 1e-9, "known_p": 1e-9, "alone_p": 1e-20, "novelty": None}
+    honest |= {"tables": (Table(right, of, 36, 40),)}
     honest |= {"before": [1.0] * 20, "after": [1.0] * 20}
     honest |= {"sure_before": [0.9] * 40, "sure_after": [0.5] * 40}
     return LabelEvidence(**(honest | given))  # type: ignore[arg-type]
@@ -100,21 +104,40 @@ def _reasons(labels: LabelEvidence) -> tuple[str, ...]:
 
 
 def test_labels_that_do_not_follow_from_inputs_are_refused():
-    (reason,) = _reasons(_evidence(learned_p=0.3, known_p=0.2))
+    (reason,) = _reasons(_evidence(learned_p=0.3, known_p=0.2, alone_p=0.4))
     assert "do not follow from its inputs (p = 0.2 by chance)" in reason
-    # one of the two is enough; and where nothing can be told, nothing is said
-    assert _reasons(_evidence(learned_p=0.3)) == ()
-    assert _reasons(_evidence(learned_p=None, known_p=None)) == ()
+    # one of the three is enough; and where nothing can be told, nothing is said
+    for told in ({"learned_p": 1e-9}, {"known_p": 1e-9}, {"alone_p": 1e-13, "novelty": 1.7}):
+        assert _reasons(_evidence(**NOTHING | told)) == ()
+    assert len(_reasons(_evidence(**NOTHING | {"alone_p": 1e-11, "novelty": 1.7}))) == 1
+    assert _reasons(_evidence(learned_p=None, known_p=None, alone_p=None)) == ()
+
+
+def test_a_change_of_inputs_shows_in_few_samples_by_themselves():
+    """What was known before drowns them: hardly learned, but better than before, and not by chance."""
+    drift = {"right": 0, "before": [0.0] * 20, "after": [1.0] * 12 + [0.0] * 8}
+    drift["novelty"] = 1.7
+    assert len(_reasons(_evidence(**NOTHING | drift))) == 2
+    assert _reasons(_evidence(**NOTHING | drift | {"alone_p": 1e-13})) == ()
+    # inputs as they were, and other labels: what is known contradicts them
+    for same in (1.5, None):
+        assert (
+            len(_reasons(_evidence(**NOTHING | drift | {"alone_p": 1e-13, "novelty": same}))) == 2
+        )
+    # labels that follow from inputs in another way, which the session does not teach: not to be trusted
+    nothing_gained = drift | {"after": [0.0] * 20}
+    assert len(_reasons(_evidence(**NOTHING | nothing_gained | {"alone_p": 1e-13}))) == 1
 
 
 def test_labels_that_contradict_the_serving_model_are_refused_unless_they_can_be_learned():
     wrong = {"right": 10, "known_p": 0.9}
+    untold = {"learned_p": None, "known_p": None, "alone_p": None}
     (reason,) = _reasons(_evidence(**wrong))
     assert "it has 10 of 100 right, where 90 would be as on the anchors" in reason
     drift = {"before": [0.0] * 20, "after": [1.0] * 12 + [0.0] * 8}
     assert _reasons(_evidence(**wrong, **drift)) == ()
     # better on what was held out, but all of one label: a constant answer is better too
-    assert len(_reasons(_evidence(**wrong | {"learned_p": None, "known_p": None}, **drift))) == 1
+    assert len(_reasons(_evidence(**wrong | untold, **drift))) == 1
 
 
 def test_a_little_less_right_than_on_the_anchors_is_no_contradiction():
@@ -129,14 +152,15 @@ def test_more_of_the_labels_that_the_model_is_bad_at_is_no_contradiction():
 
 
 def test_a_small_session_has_the_benefit_of_the_doubt_while_the_anchors_stay_sure():
-    small = {"right": 6, "of": 12, "learned_p": 0.8, "known_p": 0.8}
+    small = {"right": 6, "of": 12} | NOTHING
     assert len(_reasons(_evidence(**small))) == 2
     kept = {"sure_after": [0.61] * 40}
     assert _reasons(_evidence(**small, **kept)) == ()
     assert len(_reasons(_evidence(**small, sure_after=[0.59] * 40))) == 2
     # not one that is large enough to have shown what can be learned, nor of one label, nor of new ones
     assert len(_reasons(_evidence(**small | {"right": 50, "of": 200}, **kept))) == 2
-    assert len(_reasons(_evidence(**small | {"learned_p": None, "known_p": None}, **kept))) == 1
+    untold = {"learned_p": None, "known_p": None, "alone_p": None}
+    assert len(_reasons(_evidence(**small | untold, **kept))) == 1
     assert len(_reasons(_evidence(**small, **kept, tables=()))) == 1
     # nor where the kind of task has no probabilities
     assert len(_reasons(_evidence(**small, sure_before=(), sure_after=()))) == 2
@@ -144,7 +168,7 @@ def test_a_small_session_has_the_benefit_of_the_doubt_while_the_anchors_stay_sur
 
 def test_the_figures_say_what_speaks_for_the_labels():
     figures = decide(CONFIG, [1.0], holdout_before=[1.0], labels=_evidence()).figures
-    assert (figures.learned_p, figures.known_p) == (1e-9, 1e-9)
+    assert (figures.learned_p, figures.known_p, figures.alone_p) == (1e-9, 1e-9, 1e-20)
     assert figures.contradicted_p == smaller_shares_p([Table(90, 100, 36, 40)])
     assert figures.gained_p == 1.0
     assert (figures.sure_before, figures.sure_after) == (pytest.approx(0.9), pytest.approx(0.5))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from edge_pslora import adapt
 from edge_pslora.core import drift
+from edge_pslora.core.gate import CONTRADICTED, FOLLOWS_ALONE, NEW_INPUTS, NOTHING_LEARNED
 from edge_pslora.pipeline import judging
 from edge_pslora.training import loop
 from tests.torture import drifting, faulty_steps, poison
 from tests.torture.plan import Plan, Row, format_rows
-from tests.torture.poisons import STARTS, Digits
+from tests.torture.poisons import HONEST, STARTS, Digits, write_session
 
 pytest.importorskip("onnxscript")
 START = "one session"
@@ -46,6 +48,21 @@ def test_no_worse_model_is_promoted_and_honest_sessions_are(tmp_path: Path) -> N
     rows = poison.run(Plan(quick=True, scratch=tmp_path))
     assert len(rows) > 20
     assert not _failed(rows), format_rows(rows)
+
+
+def test_a_change_of_inputs_after_many_sessions_is_no_contradiction(tmp_path: Path) -> None:
+    """Eighty images white on black drown in five hundred that are not; by themselves they can be told."""
+    start = "many sessions"
+    digits = poison.begin(tmp_path / "begun", STARTS[start], poison.FIRST_SEED + 3)
+    x, y = HONEST["white on black"](*digits.next, digits.seed)
+    data = write_session(tmp_path / "next.npz", x, y)
+    result = adapt(data, workspace=tmp_path / "begun" / "w")
+    assert result.promoted, result.reason
+    told = result.metrics
+    assert told["alone_p"] < FOLLOWS_ALONE
+    assert told["novelty"] > NEW_INPUTS
+    assert min(told["learned_p"], told["known_p"]) > NOTHING_LEARNED
+    assert told["contradicted_p"] < CONTRADICTED
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from tiny import ArrayInputs, TinyBackbone, blobs, tiny_model
 from torch import nn
 
 from edge_pslora.config import AdaptConfig, HeadConfig, LoraConfig, TrainConfig, sequential_preset
-from edge_pslora.core.analytic_head import add_samples, empty_statistics, solve_head
+from edge_pslora.core.analytic_head import add_samples, empty_statistics, solve_head, with_labels
 from edge_pslora.core.ridge_path import RIDGES
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import BudgetError, UsageError
 from edge_pslora.models.types import BaseHead, LoadedModel, ModelSource
 from edge_pslora.training.features import extract_features
-from edge_pslora.training.head import Head, cross_fit, refit, sample_weights
+from edge_pslora.training.head import Head, cross_fit, extend_labels, refit, sample_weights
 from edge_pslora.training.memory import Memory, first_memory
 from edge_pslora.training.session import SessionData, SessionResult, run_session
 from edge_pslora.training.targets import find_targets
@@ -104,6 +104,47 @@ def test_the_ridge_is_chosen_unless_it_is_given():
     assert chosen.memory.head.ridge in RIDGES
     _, given = _sessions(replace(FAST, head=HeadConfig(kind="analytic", ridge=0.02)), OLD)
     assert given.memory.head.ridge == 0.02
+
+
+def test_what_the_session_alone_says_knows_nothing_of_the_past():
+    """Each sample by a head solved literally on the session's other folds and nothing else."""
+    analytic = replace(FAST, head=HeadConfig(kind="analytic", ridge=0.02))
+    _, first = _sessions(analytic, OLD)
+    assert first.unseen is not None
+    assert first.unseen.alone is None
+    rows, names = blobs(OLD, seed=5)
+    found = []
+    for earlier in (OLD, tuple(reversed(OLD))):  # what was learned before: names of other blobs
+        model = tiny_model()
+        base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
+        targets = find_targets(model.backbone.model, analytic.lora.target_modules)
+        memory = first_memory(model, targets, analytic, "classification")
+        features = extract_features(model.backbone, ArrayInputs(rows), 32)
+        statistics = add_samples(
+            with_labels(memory.head.statistics, OLD),
+            features,
+            F.one_hot(torch.tensor([earlier.index(name) for name in names]), len(OLD)),
+        )
+        head = replace(extend_labels(memory.head, OLD), statistics=statistics)
+        data = SessionData(ArrayInputs(rows), names)
+        unseen = run_session(
+            model, base.__getitem__, replace(memory, head=head), data, analytic
+        ).unseen
+        assert unseen is not None
+        assert unseen.alone is not None
+        found.append(unseen.alone.logits)
+        torch.testing.assert_close(unseen.alone.past.gram, statistics.gram)
+        assert unseen.rows[unseen.alone.rows].tolist() == list(range(len(rows)))
+    np.testing.assert_array_equal(*found)
+    columns = F.one_hot(torch.tensor([OLD.index(name) for name in names]), len(OLD))
+    fold = np.arange(len(rows)) % analytic.head.folds
+    for k in range(analytic.head.folds):
+        nothing = empty_statistics(features.shape[1], OLD)
+        seen = add_samples(nothing, features[fold != k], columns[fold != k])
+        weight, bias = solve_head(seen, 0.02)
+        expected = features[fold == k] @ weight.T + bias
+        scale = found[0][fold == k] / expected.numpy()
+        np.testing.assert_allclose(scale, scale.flat[0], rtol=1e-3)
 
 
 def _head(task_type: Any = "classification", labels: tuple[str, ...] = OLD) -> Head:
