@@ -10,7 +10,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,19 +41,15 @@ def _rule(new: Callable[[float], Rule], strength: float) -> Start:
     return lambda setup: LoraLearner(setup, new(strength))
 
 
-def _rate(rate: float) -> Start:
-    """Sequential LoRA at another learning rate than the product's 5e-4."""
-
-    def start(setup: Setup) -> LoraLearner:
-        train = replace(setup.config.train, learning_rate=rate)
-        return LoraLearner(replace(setup, config=replace(setup.config, train=train)), PlainRule())
-
-    return start
+def _head(times: float) -> Start:
+    """A linear head at another rate than `trainer.HEAD_TIMES`, one task after the other or all together."""
+    return lambda setup: LoraLearner(setup, PlainRule(), head_times=times)
 
 
 CANDIDATES: dict[str, Start] = {
     "none": lambda setup: LoraLearner(setup, PlainRule()),
-    **{f"rate {x:g}": _rate(x) for x in (1e-3, 2e-3, 5e-3)},
+    **{f"head {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
+    **{f"joint {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
@@ -106,7 +101,7 @@ def _averages(key: str, seeds: int, candidates: Mapping[str, Start]) -> dict[str
             order = seed % stream.orders
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
             for name, start in candidates.items():
-                method = Method(name, name, "", start)
+                method = Method(name, name, "", start, joint=name.startswith("joint"))
                 results = run(method, loaded, stream.budget.config(), seed, part="valid")
                 found[name].append(results[0].average)
     return found

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rule import ModelInputs
 from edge_pslora.compare.scoring import head_scores
 from edge_pslora.compare.trainer import (
+    HEAD_TIMES,
     NO_LOSS,
+    faster,
     first_head,
     head_bytes,
     seeded_generator,
@@ -75,6 +75,7 @@ class FineTuneLearner:
             logits = in_session.logits(backbone(**inputs), samples)
             return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
+        go_on = faster(list(in_session.parameters.values()), HEAD_TIMES / RATE_SHARE)
         train(
             compute_loss,
             data.inputs,
@@ -84,7 +85,7 @@ class FineTuneLearner:
             NO_LOSS,
             config.train,
             self.sessions,
-            LoopHooks(_faster(list(in_session.parameters.values()))),
+            LoopHooks(lambda samples, note: go_on()),
             None,
             session_sampling(task, data.inputs, wanted, config, plain_plan(config)),
         )
@@ -100,19 +101,3 @@ class FineTuneLearner:
     @property
     def kept_bytes(self) -> int:
         return head_bytes(self.head)
-
-
-def _faster(parameters: Sequence[nn.Parameter]) -> Callable[[int, str], None]:
-    """After each step these go on for the rest of a whole rate's step: the loop took RATE_SHARE of it.
-
-    AdamW's step does not depend on where a parameter is, only on gradients: it is the step at that rate.
-    """
-    before = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def on_step(samples: int, note: str) -> None:
-        for parameter, old in zip(parameters, before, strict=True):
-            parameter.add_(parameter - old, alpha=1 / RATE_SHARE - 1)
-            old.copy_(parameter)
-
-    return on_step
