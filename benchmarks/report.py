@@ -34,13 +34,13 @@ OURS = tuple(
 def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     """Writes both; returns the exit code: 0, or that of the error (4: no lines)."""
     options = _parser().parse_args(arguments)
-    path = options.lines or out / (FULL if (out / FULL).exists() else QUICK)
+    paths = options.lines or [out / (FULL if (out / FULL).exists() else QUICK)]
     try:
         require_statistics()
-        results = _lines(path, options.part)
+        results = [result for path in paths for result in _lines(path, options.part)]
         names = {key: method.name for key, method in METHODS.items()}
         streams = summarised(results, names, part=options.part, ours=lambda key: key in OURS)
-        suite = "make bench-quick" if path.name == QUICK else "make bench-suite"
+        suite = "make bench-quick" if paths[0].name == QUICK else "make bench-suite"
         sources = sources_of(results, suite)
         variants = [key for key in OURS if key != DEFAULT]
         titles = {key: stream.title for key, stream in STREAMS.items()}
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
         return error.exit_code
     if not can_draw():
         print(f"note: {NO_DRAWINGS}", file=sys.stderr)
-    print(f"read: {path}, {len(results)} results, {len(streams)} streams and settings")
+    print(
+        f"read: {', '.join(map(str, paths))}, {len(results)} results, {len(streams)} streams and settings"
+    )
     print(f"written: {out / PAGE}")
     print(f"written: {out / TABLES}")
     return 0
@@ -101,8 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lines",
         type=Path,
+        nargs="+",
         metavar="FILE",
-        help=f"default: {FULL} in benchmarks/out, or {QUICK} where there is none",
+        help=f".gz too; default: {FULL} in benchmarks/out, or {QUICK} where there is none",
     )
     parser.add_argument(
         "--part", choices=("test", "valid"), default="test", help="which part they were scored on"

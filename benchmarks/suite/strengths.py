@@ -1,4 +1,4 @@
-"""`python -m benchmarks.suite.strengths`: how strong the penalties that their papers tune are to be.
+"""`python -m benchmarks.suite.strengths`: how strong penalties that papers tune are, and our own settings.
 
 Every candidate runs on the validation part of a few cheap streams, never on a test part. One strength
 serves all streams: the one with the highest mean accuracy at the end.
@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ import torch
 from benchmarks.options import count
 from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
-from edge_pslora.compare.method import Method, Setup
+from edge_pslora.compare.learners.frozen import FrozenLearner
+from edge_pslora.compare.method import Learner, Method, Setup
+from edge_pslora.compare.product import ProductLearner
 from edge_pslora.compare.rule import PlainRule, Rule
 from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
@@ -32,9 +35,10 @@ from edge_pslora.compare.rules.si import SI
 from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
+from edge_pslora.config import AdaptConfig
 
 CHEAP = ("gas", "heart", "activity", "digits")
-Start = Callable[[Setup], LoraLearner]
+Start = Callable[[Setup], Learner]
 
 
 def _rule(new: Callable[[float], Rule], strength: float) -> Start:
@@ -46,10 +50,32 @@ def _head(times: float) -> Start:
     return lambda setup: LoraLearner(setup, PlainRule(), head_times=times)
 
 
+def _transport(ridge: float) -> Start:
+    """The default with another transport ridge."""
+
+    def change(config: AdaptConfig) -> AdaptConfig:
+        return replace(config, head=replace(config.head, transport_ridge=ridge))
+
+    return lambda setup: ProductLearner(setup, change)
+
+
+def _times(times: float) -> Start:
+    """The default at another learning rate."""
+
+    def change(config: AdaptConfig) -> AdaptConfig:
+        rate = config.train.learning_rate * times
+        return replace(config, train=replace(config.train, learning_rate=rate))
+
+    return lambda setup: ProductLearner(setup, change)
+
+
 CANDIDATES: dict[str, Start] = {
     "none": lambda setup: LoraLearner(setup, PlainRule()),
     **{f"head {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
     **{f"joint {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
+    "frozen": FrozenLearner,
+    **{f"transport {x:g}": _transport(x) for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
+    **{f"pslora-rate {x:g}": _times(x) for x in (0.3, 1.0, 3.0, 10.0)},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},
@@ -82,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, values in averages.items():
             found[name].append(sum(values) / len(values))
         print(key, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
-    print(f"\n{len(chosen)} candidates, {options.seeds} seeds, validation part, linear head")
+    print(f"\n{len(chosen)} candidates, {options.seeds} seeds, validation part")
     for name, values in found.items():
         shown = "  ".join(f"{value:.3f}" for value in values)
         print(f"{name:10} {sum(values) / len(values):.3f}  ({shown})")

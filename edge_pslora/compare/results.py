@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -97,16 +99,16 @@ def _torn(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Result]:
-    """All whole lines; a half-written last one of a killed run is left out.
+    """All whole lines, of a file that ends in .gz too; a half-written last one of a killed run is left out.
 
     Raises:
-        DataError: a line that is something else.
+        DataError: a line that is something else; a .gz that is none.
     """
     if not path.exists():
         return []
     names = {field.name for field in fields(Result)}
     found = []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = _text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -122,6 +124,21 @@ def read(path: Path) -> list[Result]:
         facts["tasks"], facts["untrained"] = tuple(facts["tasks"]), tuple(facts["untrained"])
         found.append(Result(**facts))
     return found
+
+
+def _text(path: Path) -> str:
+    if path.suffix != ".gz":
+        return path.read_text(encoding="utf-8")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            str(path),
+            expected="gzip",
+            found=str(error),
+            remedy="compress it again, or give the lines as they are, without .gz",
+        ) from error
 
 
 def _no_result(path: Path, line: int, found: str) -> DataError:

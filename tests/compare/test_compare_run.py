@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -204,6 +205,23 @@ def test_a_results_file_outlives_a_torn_line(
     path.write_bytes(whole + json.dumps({**asdict(two), "more": 1}).encode() + b"\n")
     with pytest.raises(DataError, match="found other fields"):
         read(path)
+
+
+def test_a_compressed_results_file_is_read(
+    tmp_path: Path, results: dict[str, tuple[Result, ...]]
+) -> None:
+    path = tmp_path / "r.jsonl"
+    result = results["frozen"][0]
+    append(path, result)
+    packed = tmp_path / "r.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(packed) == [result]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(DataError, match="expected gzip"):
+        read(packed)
+    packed.write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=r"without \.gz"):
+        read(packed)
 
 
 def test_the_table_and_the_sentence(results: dict[str, tuple[Result, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -204,6 +205,15 @@ def test_bench_report_writes_both_from_the_suites_lines(tmp_path: Path, monkeypa
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<svg" not in page
     assert "sequential LoRA" in page
-    assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8").startswith("32 results")
+    tables = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert tables.startswith("32 results")
+    # the same lines in two files, as several days leave them, one of them packed
+    halves = path.read_bytes().splitlines(keepends=True)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"
+    one.write_bytes(b"".join(halves[:16]))
+    two.write_bytes(gzip.compress(b"".join(halves[16:])))
+    assert report.main(["--lines", str(one), str(two)], out=tmp_path / "again") == 0
+    assert (tmp_path / "again" / "results.md").read_text(encoding="utf-8") == tables
+    assert "one.jsonl, " in capsys.readouterr().out
     assert report.main(["--lines", str(tmp_path / "none.jsonl")], out=tmp_path) == 4
     assert "no such file" in capsys.readouterr().err
