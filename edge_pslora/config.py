@@ -164,10 +164,12 @@ class TrainConfig:
 
     early_stop: a tenth of the session's samples is watched instead of learned from; the state with the
     least loss there is kept. label_smoothing: share of the mass that all labels get alike.
-    balanced_sampling: an epoch draws the same number of samples from each class.
+    balanced_sampling: an epoch draws the same number of samples from each class. head_rate: a linear
+    head's rate in learning rates: its rows start from nothing (benchmarks/LOG.md, 2026-11-26).
     """
 
     learning_rate: float = 5e-4
+    head_rate: float = 10.0
     epochs: int = 3
     batch_size: int = 32
     warmup_fraction: float = 0.1
@@ -182,6 +184,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "--learning-rate", "more than 0", self.learning_rate)
+        _require(self.head_rate > 0, "head_rate", "more than 0", self.head_rate)
         _require(self.epochs >= 0, "--epochs", "zero or more", self.epochs)
         _require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         _require(self.max_length >= 2, "--max-length", "at least 2", self.max_length)

@@ -20,6 +20,7 @@ from benchmarks.suite.budget import Draw
 from benchmarks.suite.streams import STREAMS
 from edge_pslora.compare.learners.frozen import FrozenLearner
 from edge_pslora.compare.method import Learner, Method, Setup
+from edge_pslora.compare.methods import METHODS
 from edge_pslora.compare.product import ProductLearner
 from edge_pslora.compare.rule import PlainRule, Rule
 from edge_pslora.compare.rules.ella import Ella
@@ -45,9 +46,18 @@ def _rule(new: Callable[[float], Rule], strength: float) -> Start:
     return lambda setup: LoraLearner(setup, new(strength))
 
 
-def _head(times: float) -> Start:
-    """A linear head at another rate than `trainer.HEAD_TIMES`, one task after the other or all together."""
-    return lambda setup: LoraLearner(setup, PlainRule(), head_times=times)
+def _head(times: float, learner: Callable[[Setup], Learner]) -> Start:
+    """A linear head at another rate than TrainConfig.head_rate."""
+
+    def start(setup: Setup) -> Learner:
+        train = replace(setup.config.train, head_rate=times)
+        return learner(replace(setup, config=replace(setup.config, train=train)))
+
+    return start
+
+
+def _sequential(setup: Setup) -> Learner:
+    return LoraLearner(setup, PlainRule())
 
 
 def _transport(ridge: float) -> Start:
@@ -70,12 +80,13 @@ def _times(times: float) -> Start:
 
 
 CANDIDATES: dict[str, Start] = {
-    "none": lambda setup: LoraLearner(setup, PlainRule()),
-    **{f"head {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
-    **{f"joint {x:g}": _head(x) for x in (1, 3, 10, 30, 100)},
+    "none": _sequential,
+    **{f"head {x:g}": _head(x, _sequential) for x in (1, 3, 10, 30, 100)},
+    **{f"joint {x:g}": _head(x, _sequential) for x in (1, 3, 10, 30, 100)},
+    **{f"paper {x:g}": _head(x, METHODS["paper"].start) for x in (1, 3, 10, 30, 100)},
     "frozen": FrozenLearner,
     **{f"transport {x:g}": _transport(x) for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
-    **{f"pslora-rate {x:g}": _times(x) for x in (0.3, 1.0, 3.0, 10.0)},
+    **{f"pslora-rate {x:g}": _times(x) for x in (0.1, 0.2, 0.3, 0.5, 1.0, 3.0)},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},

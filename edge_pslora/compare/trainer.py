@@ -44,17 +44,10 @@ class LoraLearner:
 
     linear: the rows of all labels so far are trained together, as published methods do. analytic: the
     product's, with transport. Whole batches in float32; rate schedule, clipping, AdamW and the order
-    of batches are those of the product's loop. head_times: a linear head's rate in those of the adapters,
-    for its rows start from nothing.
+    of batches are those of the product's loop.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        rule: Rule,
-        kind: HeadKind = "linear",
-        head_times: float = HEAD_TIMES,
-    ) -> None:
+    def __init__(self, setup: Setup, rule: Rule, kind: HeadKind = "linear") -> None:
         self.model = setup.model
         self.rule = rule
         self.config = with_head_kind(setup.config, kind)
@@ -63,7 +56,6 @@ class LoraLearner:
         self.head = first_head(setup, self.config)
         self.sessions = 0
         self.trained = 0
-        self.head_times = head_times
 
     def learn(self, data: SessionData) -> None:
         """One session; afterwards the model has the weights and the head to deploy."""
@@ -121,11 +113,9 @@ class LoraLearner:
             return loss if added is None else loss + added
 
         first = True
-        go_on = faster(list(in_session.parameters.values()), self.head_times)
 
         def on_step(samples: int, note: str) -> None:
             nonlocal first
-            go_on()
             if not first:  # the loop also tells where it starts
                 self.rule.after_step(round)
             first = False
@@ -158,23 +148,6 @@ class LoraLearner:
     @property
     def kept_bytes(self) -> int:
         return self.rule.kept_bytes + head_bytes(self.head)
-
-
-def faster(parameters: Sequence[nn.Parameter], times: float) -> Callable[[], None]:
-    """To be called after each step: these take it `times` as far.
-
-    AdamW's step is proportional to its rate and depends on gradients, not on where a parameter is: it is
-    the step at `times` the rate.
-    """
-    before = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def go_on() -> None:
-        for parameter, old in zip(parameters, before, strict=True):
-            parameter.add_(parameter - old, alpha=times - 1)
-            old.copy_(parameter)
-
-    return go_on
 
 
 def head_bytes(head: Head) -> int:

@@ -105,7 +105,8 @@ def train(
     rows: RowPenalty | None = None,
     sampling: Sampling | None = None,
 ) -> TrainLog:
-    """Trains A and B of every adapter, and the `extra` parameters, in place.
+    """Trains A and B of every adapter, and the `extra` parameters, in place; those of a head ("head.")
+    at its own rate.
 
     A step whose loss, gradient, weights or moments are not finite is undone: back to the state before
     it, without its batch, at half the rate.
@@ -122,7 +123,8 @@ def train(
     named = {f"{n}.{part}": p for n, a in adapters.items() for part, p in (("A", a.A), ("B", a.B))}
     named |= extra
     sampling = sampling or Sampling()
-    optimizer = AdamW(named.values(), config.learning_rate)
+    of_head = {p: config.head_rate for name, p in extra.items() if name.startswith("head.")}
+    optimizer = AdamW(named.values(), config.learning_rate, times=of_head)
     penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
     log = TrainLog(notes=[penalty.note] if penalty.note else [])
     rate_factor = 1.0

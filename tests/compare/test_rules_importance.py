@@ -16,7 +16,7 @@ from edge_pslora.compare.rules.ewc import EWC, empirical_fisher, ewc_penalty, on
 from edge_pslora.compare.rules.l2sp import L2SP, l2sp_penalty
 from edge_pslora.compare.rules.lwf import LwF, distillation
 from edge_pslora.compare.rules.si import SI, importance, path_step
-from edge_pslora.compare.trainer import HEAD_TIMES, LoraLearner, faster
+from edge_pslora.compare.trainer import LoraLearner
 from edge_pslora.training.batches import epoch_batches
 from tests.compare.rules_kit import Seen, average, learned, setup, task, watched
 from tests.tiny import tiny_model
@@ -199,25 +199,6 @@ def test_averaging_deploys_the_mean_of_all_updates():
         torch.testing.assert_close(merged, mean, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("times", [1.0, 10.0, 100.0])
-def test_a_step_gone_on_with_is_the_step_at_the_whole_rate(times: float):
-    """AdamW, with weight decay, on a loss whose gradient depends on where the parameters are."""
-    start = _random(4)
-    ends = []
-    for rate, go_on_times in ((1e-3, times), (1e-3 * times, 1.0)):
-        parameter = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.AdamW([parameter], lr=rate, weight_decay=0.1)
-        go_on = faster([parameter], go_on_times)
-        for _ in range(20):
-            optimizer.zero_grad()
-            (parameter.exp() - parameter).sum().backward()
-            optimizer.step()
-            go_on()
-        ends.append(parameter.detach())
-    torch.testing.assert_close(*ends)
-    assert not torch.allclose(ends[0], start)
-
-
 def test_full_fine_tuning_is_adamw_on_the_targets_weights():
     given = setup(epochs=2)
     learner = FineTuneLearner(given)
@@ -243,7 +224,7 @@ def test_full_fine_tuning_is_adamw_on_the_targets_weights():
         after = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, len(batches) - warm)))
         now = rate * ((step + 1) / warm if step < warm else after)
         optimizer.param_groups[0]["lr"] = now
-        optimizer.param_groups[1]["lr"] = now * HEAD_TIMES / RATE_SHARE
+        optimizer.param_groups[1]["lr"] = now / RATE_SHARE * given.config.train.head_rate
         optimizer.zero_grad()
         logits = head(model(**data.inputs.batch(batch)))
         F.cross_entropy(logits, wanted[torch.from_numpy(batch)]).backward()
@@ -252,8 +233,7 @@ def test_full_fine_tuning_is_adamw_on_the_targets_weights():
     for name, parameter in model.model.named_parameters():
         found = dict(learner.model.backbone.model.named_parameters())[name]
         torch.testing.assert_close(found, parameter, rtol=1e-5, atol=1e-6)
-    # a step gone on with a hundredfold has its rounding a hundredfold
-    torch.testing.assert_close(learner.head.weight, head.weight.detach(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(learner.head.bias, head.bias.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(learner.head.weight, head.weight.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(learner.head.bias, head.bias.detach(), rtol=1e-5, atol=1e-6)
     assert learner.trained == sum(p.numel() for p in trained)
     assert average(learned(FineTuneLearner(setup(), "analytic"))) > 0.9

@@ -13,17 +13,22 @@ from edge_pslora.models.fit import _falling
 from edge_pslora.training.adamw import AdamW
 
 
+@pytest.mark.parametrize("times", [1.0, 10.0])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_every_step_gives_the_bits_of_torch_also_where_a_gradient_is_missing(decay: float) -> None:
+def test_every_step_gives_the_bits_of_torch_also_where_a_gradient_is_missing(
+    decay: float, times: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (
         [nn.Parameter(torch.linspace(-1, 1, size).reshape(shape)) for size, shape in SHAPES]
         for _ in range(2)
     )
-    mine = AdamW(ours, 1e-3, decay)
-    torch_s = torch.optim.AdamW(theirs, lr=1e-3, weight_decay=decay)
+    mine = AdamW(ours, 1e-3, decay, {ours[2]: times})
+    groups = [{"params": theirs[:2]}, {"params": theirs[2:]}]
+    torch_s = torch.optim.AdamW(groups, lr=1e-3, weight_decay=decay)
     for number in range(12):
         mine.learning_rate = torch_s.param_groups[0]["lr"] = 1e-3 / (1 + number)
+        torch_s.param_groups[1]["lr"] = mine.learning_rate * times
         mine.zero_grad()
         torch_s.zero_grad(set_to_none=True)
         for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):

@@ -12,9 +12,7 @@ from edge_pslora.compare.method import EVERY, Among, Setup
 from edge_pslora.compare.rule import ModelInputs
 from edge_pslora.compare.scoring import head_scores
 from edge_pslora.compare.trainer import (
-    HEAD_TIMES,
     NO_LOSS,
-    faster,
     first_head,
     head_bytes,
     seeded_generator,
@@ -41,8 +39,15 @@ class FineTuneLearner:
 
     def __init__(self, setup: Setup, kind: HeadKind = "linear") -> None:
         config = with_head_kind(setup.config, kind)
-        rate = config.train.learning_rate * RATE_SHARE
-        self.config = replace(config, train=replace(config.train, learning_rate=rate))
+        train = config.train
+        self.config = replace(
+            config,
+            train=replace(
+                train,
+                learning_rate=train.learning_rate * RATE_SHARE,
+                head_rate=train.head_rate / RATE_SHARE,
+            ),
+        )
         self.model = setup.model
         targets = adapted_targets(setup.model.backbone.model, self.config)
         self.names = {target.weight_name for target in targets}
@@ -75,7 +80,6 @@ class FineTuneLearner:
             logits = in_session.logits(backbone(**inputs), samples)
             return task.loss(logits, wanted[samples], inputs, head.target_scale)
 
-        go_on = faster(list(in_session.parameters.values()), HEAD_TIMES / RATE_SHARE)
         train(
             compute_loss,
             data.inputs,
@@ -85,7 +89,7 @@ class FineTuneLearner:
             NO_LOSS,
             config.train,
             self.sessions,
-            LoopHooks(lambda samples, note: go_on()),
+            LoopHooks(),
             None,
             session_sampling(task, data.inputs, wanted, config, plain_plan(config)),
         )
