@@ -89,6 +89,11 @@ def _paper(**changes: Any) -> Change:
     return change
 
 
+def _slower(config: AdaptConfig) -> AdaptConfig:
+    rate = config.train.learning_rate * 0.3
+    return replace(config, train=replace(config.train, learning_rate=rate))
+
+
 def _no_transport(config: AdaptConfig) -> AdaptConfig:
     return replace(config, head=replace(config.head, transport=False))
 
@@ -111,6 +116,7 @@ _PRODUCT = (
     _product("pslora-max_magnitude", "default, max_magnitude merge", _merged("max_magnitude")),
     _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
     _product("pslora-average", "default, average merge", _merged("average")),
+    _product("pslora-slow", "default, a third of the rate", _slower),
     _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
     _product("paper", "PS-LoRA, published parts, linear head", _paper()),
     _product("paper-loss", "published parts, loss only", _paper(merge="none")),

@@ -124,6 +124,7 @@ def test_the_products_variants_differ_in_what_their_names_say() -> None:
         "pslora-max_magnitude": {"merge": "max_magnitude"},
         "pslora-cumulative": {"merge": "cumulative"},
         "pslora-average": {"merge": "average"},
+        "pslora-slow": {"train.learning_rate": pytest.approx(0.3 * CONFIG.train.learning_rate)},
         "pslora-no-transport": {"head.transport": False},
     }
     for key, changes in wanted.items():
