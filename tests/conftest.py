@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,6 +27,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: (item.path not in slow, "torture" not in item.path.parts))
+
+
+_MANY = 20  # modules that were imported since
+_looked_at: dict[str, Any] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What stays until the end is taken from the collector: between modules, and after many imports.
+
+    Each session and each export asks for a full collection, and one walks through all that torch's
+    exporter, transformers and peft left in the worker since: a third of a small session's time.
+    """
+    modules = len(sys.modules)
+    if _looked_at.get("at") != item.path or modules - _looked_at["modules"] >= _MANY:
+        gc.collect()  # what is garbage by now is not to stay
+        gc.freeze()
+        _looked_at.update(at=item.path, modules=modules)
 
 
 @pytest.fixture(scope="session")
