@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.export_kit import keep_what_is_loaded
 from tests.torch_free import TorchFree, torch_free_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,13 +37,11 @@ _looked_at: dict[str, Any] = {}
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What stays until the end is taken from the collector: between modules, and after many imports.
 
-    Each session and each export asks for a full collection, and one walks through all that torch's
-    exporter, transformers and peft left in the worker since: a third of a small session's time.
+    Not during a test: what its own exports leave is garbage soon, and would stay too.
     """
     modules = len(sys.modules)
     if _looked_at.get("at") != item.path or modules - _looked_at["modules"] >= _MANY:
-        gc.collect()  # what is garbage by now is not to stay
-        gc.freeze()
+        keep_what_is_loaded()
         _looked_at.update(at=item.path, modules=modules)
 
 

@@ -20,6 +20,8 @@ from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.workspace.staging import begin
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 HERE = Path(__file__).parent
 
 
