@@ -6,6 +6,7 @@ promoted.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -64,9 +65,9 @@ def main(folder: Path) -> None:
             folder / "d.npz", model=Pictures(), workspace=folder / "w", config=config
         )
 
-    session(
-        None
-    )  # libraries and graph are there from here on, as on a device that goes on learning
+    # libraries and graph are there from here on, as on a device that goes on learning
+    session(None)
+    gc.freeze()  # they stay, and need not be looked at by the collections of each session
     least = 0
     try:
         session(1)
