@@ -57,9 +57,9 @@ def setup(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 
 def _merge_in_a_fork(arguments: Sequence[str | Path], threads: int) -> tuple[float, int | None]:
-    """Of each way the process that only imports is one; what merges saves its start, a fork's peak
-    is the worker's. The processes of real merges are tested in test_bench_core_merge.py."""
-    if len(arguments) == 1:
+    """The processes that only import are real, but that of PEFT, which takes seconds; the others save
+    their start: a fork's peak is the worker's. Real merges: test_bench_core_merge.py."""
+    if len(arguments) == 1 and arguments[0] != core_merge_child.PEFT:
         return run_child(arguments, threads)
     began = time.perf_counter()
     incoming, outgoing = os.pipe()
