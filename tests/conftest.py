@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests.export_kit import keep_what_is_loaded
 from tests.torch_free import TorchFree, torch_free_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +27,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: (item.path not in slow, "torture" not in item.path.parts))
+
+
+_MANY = 20  # modules that were imported since
+_looked_at: dict[str, Any] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What stays until the end is taken from the collector: between modules, and after many imports.
+
+    Not during a test: what its own exports leave is garbage soon, and would stay too.
+    """
+    modules = len(sys.modules)
+    if _looked_at.get("at") != item.path or modules - _looked_at["modules"] >= _MANY:
+        keep_what_is_loaded()
+        _looked_at.update(at=item.path, modules=modules)
 
 
 @pytest.fixture(scope="session")

@@ -50,28 +50,29 @@ def _used(history: dict[str, LayerHistory]) -> int:
     return sum(layer.packed.numel() for layer in history.values())
 
 
-# 1,000 random histories: the certificate is never violated
+# over 1,000 random histories, of one to six sessions: the certificate is never violated
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=170, deadline=None)
 @given(
     st.integers(0, 1_000_000),
-    st.integers(1, 6),
     st.integers(1, 3),
     st.integers(LEAST, 1500),
     st.sampled_from([1e-6, 1.0, 1e4]),
     st.sampled_from([1.0, -1.0, 0.1]),
 )
-def test_the_certificate_bounds_every_entry_the_norm_and_the_signs(
-    seed, sessions, rank, size, scale, growth
-):
+def test_the_certificate_bounds_every_entry_the_norm_and_the_signs(seed, rank, size, scale, growth):
     history = _empty()
     total = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
-    for session in range(sessions):
+    for session in range(6):  # each is looked at: it need not be folded again for a longer one
         updates = _updates(seed + session, rank, scale * growth**session)
         history = fold(history, updates, size)
         for name, (P, Q) in updates.items():
             total[name] += P.double() @ Q.double()
         assert _used(history) <= size
+        _assert_certified(history, total)
+
+
+def _assert_certified(history: dict[str, LayerHistory], total: dict[str, torch.Tensor]) -> None:
     for name, layer in history.items():
         stored, S = _exact(layer), total[name]
         assert float((stored - S).abs().max()) <= layer.eps

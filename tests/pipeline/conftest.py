@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,15 @@ from tests.pipeline import pipeline_kit as kit
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., kit.Outcome]:
     """The command line in this process: run(*arguments) -> Outcome."""
     return kit.command_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def kept_graphs() -> Iterator[None]:
+    """For modules that are not about tracing: a graph is found once, see tests/graph_kit.py."""
+    from tests.graph_kit import graphs_kept
+
+    with graphs_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from edge_pslora.pipeline.memory_files import load_memory
 from edge_pslora.workspace.workspace import Workspace
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 STILL = AdaptConfig(lora=LoraConfig(target_modules=("two",)), train=TrainConfig(epochs=0))
 SOME = replace(STILL, train=TrainConfig(epochs=1))
 

@@ -15,6 +15,8 @@ from edge_pslora.errors import AdapterError, WorkspaceError
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 transformers = pytest.importorskip("transformers")
 CONFIG = AdaptConfig(train=TrainConfig(epochs=0, max_length=16), gate=GateConfig(force=True))
 TOPICS = ("sport", "food")

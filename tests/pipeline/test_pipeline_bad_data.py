@@ -16,6 +16,8 @@ from edge_pslora.config import AdaptConfig, TrainConfig
 from edge_pslora.data.options import ReadOptions
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 QUICK = AdaptConfig(train=TrainConfig(epochs=1))
 WINDOW = ("--window", "1s", "--rate", 10)
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 
 def _missing(folder: Path) -> list[Any]:
     return [folder / "no such file.csv"]

@@ -10,6 +10,8 @@ from edge_pslora import AdaptConfig, BudgetConfig, Workspace, adapt
 from edge_pslora.errors import BudgetError
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 
 @pytest.fixture
 def data(tmp_path):

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edge_pslora import AdaptConfig, GateConfig, Workspace, adapt
 from edge_pslora.training import loop
 from tests.pipeline import pipeline_kit as kit
+
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
 
 
 def test_shuffled_labels_are_refused_with_their_figures(workspace: Path, tmp_path: Path, run):

@@ -13,6 +13,8 @@ from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 
 def test_rollback_restores_byte_for_byte(workspace, run, tmp_path):
     """Forward and back: the pointer, and with it every file that is served."""

@@ -13,6 +13,8 @@ from edge_pslora.workspace.tensors import open_tensors
 from tests.pipeline.hf_kit import bert_folder
 from tests.pipeline.pipeline_kit import digits_npz, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 TEXT = ("--learning-rate", "0.01", "--epochs", "3", "--batch-size", "16", "--max-length", "24")
 
 

@@ -13,6 +13,8 @@ from edge_pslora.pipeline import adapt
 from edge_pslora.workspace.tensors import read_tensors
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 HEAD = {"pslora_head.weight", "pslora_head.bias"}  # of a generation, not of the base
 
 

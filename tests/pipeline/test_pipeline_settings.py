@@ -9,6 +9,8 @@ from edge_pslora import Workspace, evaluate
 from edge_pslora.workspace.tensors import read_tensors
 from tests.pipeline import pipeline_kit as kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 LABELS = ((0, 1, 2), (3, 4), (5, 6))
 FAST = ("--epochs", 2, "--learning-rate", "2e-3")
 

@@ -13,6 +13,8 @@ from edge_pslora.pipeline import run as pipeline_run
 from tests.pipeline import pipeline_kit as kit
 from tests.workspace import merge_kit
 
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
+
 
 @pytest.fixture
 def full(monkeypatch):

@@ -18,7 +18,10 @@ from edge_pslora.pipeline.planning import PLAN_FILE, keep_plan, kept_plan, preci
 from edge_pslora.pipeline.wear import PAUSE, CheckpointWear
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.workspace.staging import begin
+from tests.pipeline import budgets_child
 from tests.pipeline import pipeline_kit as kit
+
+pytestmark = pytest.mark.usefixtures("kept_graphs")  # it is not about tracing
 
 HERE = Path(__file__).parent
 
@@ -26,6 +29,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
 def test_ten_budgets_of_memory_from_the_least_are_kept(tmp_path):
+    budgets_child.begin(tmp_path)
     child = [sys.executable, str(HERE / "budgets_child.py"), str(tmp_path)]
     done = subprocess.run(child, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

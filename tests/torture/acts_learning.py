@@ -12,7 +12,7 @@ from pathlib import Path
 from edge_pslora.errors import EdgePsloraError
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
-from tests.export_kit import prepare_exports_once
+from tests.export_kit import keep_what_is_loaded, prepare_exports_once
 from tests.pipeline import pipeline_kit as kit
 from tests.torture.acts import Ends, Scene, Work, command, in_child, write_tree
 from tests.torture.disk import Tree
@@ -156,6 +156,7 @@ def _learned(scratch: Path) -> Path:
     warm = ("adapt", str(first), "--model", "auto", "--workspace", str(folder / "warm"))
     with redirect_stdout(io.StringIO()):
         assert command(*warm, *FAST[:-1], "--quiet")() == 0
+        keep_what_is_loaded()
         assert in_child(command("adapt", str(first), "--model", "auto", *argv)) == 0
         shutil.copytree(folder / "w", folder / "one")
         assert in_child(command("adapt", str(second), *argv)) == 0

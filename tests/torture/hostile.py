@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.command_kit import warm_command
+from tests.export_kit import keep_what_is_loaded
 from tests.torture.hostile_data import data_tasks, fork_checkers
 from tests.torture.hostile_models import model_tasks
 from tests.torture.hostile_seeds import Seeds, make_seeds
@@ -138,6 +139,7 @@ def warm(seeds: Seeds) -> None:
     os.environ["RUST_BACKTRACE"] = "0"
     fork_checkers()
     _warm_torch(seeds)
+    keep_what_is_loaded()
     trim()
 
 

@@ -87,7 +87,7 @@ class Materials:
 
     def make(self) -> None:
         """Two real sessions and what is exported of them. Loads torch."""
-        from tests.export_kit import prepare_exports_once
+        from tests.export_kit import keep_what_is_loaded, prepare_exports_once
         from tests.torture import kill_scenes_apply
 
         prepare_exports_once()
@@ -106,6 +106,7 @@ class Materials:
                 )
         self._run("export", "w", "delta", "--format", "delta")
         kill_scenes_apply.make(self._run)
+        keep_what_is_loaded()
         (self.root / "ready").touch()
 
     def _run(self, *argv: str) -> None:

@@ -24,7 +24,7 @@ from edge_pslora.exporters.run import open_onnx
 from edge_pslora.pipeline import judging
 from edge_pslora.workspace import layout
 from edge_pslora.workspace.workspace import Workspace
-from tests.export_kit import prepare_exports_once
+from tests.export_kit import keep_what_is_loaded, prepare_exports_once
 from tests.torture import drifting, faulty_steps
 from tests.torture.plan import Plan, Row
 from tests.torture.poisons import HONEST, POISONED, STARTS, Digits, Start, digits_for, write_session
@@ -107,6 +107,7 @@ def begin(folder: Path, start: Start, seed: int) -> Digits:
         first = "auto" if number == 0 else None
         # the start is given: it is not what is tried here
         edge_pslora.adapt(data, model=first, workspace=folder / "w", config=FORCED)
+    keep_what_is_loaded()
     return digits
 
 
