@@ -164,8 +164,9 @@ class TrainConfig:
 
     early_stop: a tenth of the session's samples is watched instead of learned from; the state with the
     least loss there is kept. label_smoothing: share of the mass that all labels get alike.
-    balanced_sampling: an epoch draws the same number of samples from each class. head_rate: a linear
-    head's rate in learning rates: its rows start from nothing (benchmarks/LOG.md, 2026-11-26).
+    balanced_sampling: an epoch draws the same number of samples from each class. head_rate: the rate,
+    in learning rates, of a linear head that starts from nothing (benchmarks/LOG.md, 2026-11-26); a
+    classifier that came with the model has the adapters'.
     """
 
     learning_rate: float = 5e-4

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, TrainConfig
 from edge_pslora.core.gram_rank import gram_rank
 from edge_pslora.core.history import fold, pool_bytes
 from edge_pslora.core.lora import relative_norm
@@ -211,7 +211,7 @@ def run_session(
             extra,
             stability,
             config.stability,
-            config.train,
+            _rates(model, config.train),
             session,
             LoopHooks(lambda n, note: progress.advance(n, note), stop, store, due),
             in_session.rows,
@@ -332,6 +332,11 @@ def _counted(progress: Progress, check: Callable[[], None]) -> Callable[[int], N
         progress.advance(count)
 
     return on_batch
+
+
+def _rates(model: LoadedModel, config: TrainConfig) -> TrainConfig:
+    """A classifier that came with the model has been trained, and goes on at the adapters' rate."""
+    return config if model.base_head is None else replace(config, head_rate=1.0)
 
 
 def _extra_parameters(

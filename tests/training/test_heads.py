@@ -68,6 +68,25 @@ def test_protected_rows_move_less_and_forget_less():
     assert kept[0] >= kept[1]
 
 
+@pytest.mark.parametrize("came_with_the_model", [False, True])
+def test_only_a_head_that_starts_from_nothing_has_a_rate_of_its_own(came_with_the_model: bool):
+    rows, names = blobs(OLD, seed=0)
+    found = []
+    for rate in (1.0, 10.0):
+        model = tiny_model()
+        if came_with_the_model:
+            model = replace(model, base_head=BaseHead(OLD, torch.ones(3, 32), torch.ones(3), "fc"))
+        base = {n: p.detach().clone() for n, p in model.backbone.model.named_parameters()}
+        train = replace(FAST.train, head_rate=rate)
+        config = replace(FAST, train=train, head=HeadConfig(kind="linear"))
+        targets = find_targets(model.backbone.model, config.lora.target_modules)
+        memory = first_memory(model, targets, config, "classification")
+        data = SessionData(ArrayInputs(rows), names)
+        head = run_session(model, base.__getitem__, memory, data, config).memory.head
+        found.append(head.weight - memory.head.weight if came_with_the_model else head.weight)
+    assert torch.equal(*found) == came_with_the_model
+
+
 def test_without_loss_and_merge_protection_changes_no_byte():
     found = []
     for protect in (True, False):
