@@ -86,7 +86,7 @@ CANDIDATES: dict[str, Start] = {
     **{f"paper {x:g}": _head(x, METHODS["paper"].start) for x in (1, 3, 10, 30, 100)},
     "frozen": FrozenLearner,
     **{f"transport {x:g}": _transport(x) for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
-    **{f"pslora-rate {x:g}": _times(x) for x in (0.1, 0.2, 0.3, 0.5, 1.0, 3.0)},
+    **{f"pslora-rate {x:g}": _times(x) for x in (0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0)},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},

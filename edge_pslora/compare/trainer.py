@@ -28,9 +28,6 @@ from edge_pslora.training.session_loss import session_sampling
 from edge_pslora.training.targets import adapted_targets
 
 NO_LOSS = StabilityConfig(weight=0.0)
-HEAD_TIMES = (
-    10.0  # a linear head's learning rate in adapters' rates, in all methods (benchmarks/LOG.md)
-)
 
 
 def with_head_kind(config: AdaptConfig, kind: HeadKind) -> AdaptConfig:

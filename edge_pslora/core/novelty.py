@@ -17,7 +17,7 @@ SOFTENED = 0.1
 def novelty(statistics: HeadStatistics, features: torch.Tensor) -> float:
     """The mean distance of features [N, d] as a multiple of that of the samples in the statistics.
 
-    About 1 where they are alike; of a tenth or so more than 1 where d is a good part of n. O(d^3).
+    About 1 where they are alike, and above it by itself where d is a good part of n or more. O(d^3).
 
     Raises:
         ValueError: statistics of no samples.

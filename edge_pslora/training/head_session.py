@@ -56,7 +56,8 @@ class Unseen:
     """Logits [M, C] of training samples `rows` int64 [M], by a head that has not seen them and the
     features that served so far: what the session's labels can be learned to, without any optimism.
 
-    alone: what the session says without the past; None in a first session, where it is the same.
+    alone: what the session says without the past; None in a first session, where it is the same, and
+    for tasks whose answers are not right or wrong.
     """
 
     rows: npt.NDArray[np.int64]
@@ -137,7 +138,7 @@ def _alone(
 ) -> Alone | None:
     past = head.statistics
     assert past is not None
-    if past.samples == 0:
+    if past.samples == 0 or TASKS[head.task_type].answers is None:
         return None
     rows = spread(len(features), MOST_ALONE)
     samples = torch.from_numpy(rows)
