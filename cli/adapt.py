@@ -13,6 +13,7 @@ from edge_pslora.cli import engine_options as e
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
 from edge_pslora.cli.config_file import Config
+from edge_pslora.cli.loading import heavy_imports
 from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result
 from edge_pslora.cli.quiet import working
 from edge_pslora.cli.settings import adapt_config, eligibility, per_channel, without_samples
@@ -69,6 +70,7 @@ def adapt(
     head: o.Head = None,
     ridge: o.Ridge = None,
     class_balance: o.ClassBalanceOption = None,
+    compete: o.CompeteOption = None,
     label_template: o.LabelTemplate = None,
     train_norms: o.TrainNorms = False,
     early_stop: o.EarlyStop = False,
@@ -84,6 +86,7 @@ def adapt(
     no_magnitude: o.NoMagnitude = False,
     stability_every: o.StabilityEvery = None,
     stability_stride: o.StabilityStride = None,
+    stability_features: o.StabilityFeatures = None,
     stability_cache: o.StabilityCache = None,
     adapt_depth: o.AdaptDepth = None,
     precision: e.PrecisionOption = None,
@@ -123,6 +126,7 @@ def adapt(
             "head": head,
             "ridge": ridge,
             "class_balance": class_balance,
+            "compete": compete,
             "label_template": label_template,
             "merge": merge,
             "factors": factors,
@@ -133,6 +137,7 @@ def adapt(
             "magnitude": False if no_magnitude else None,
             "stability_every": stability_every,
             "stability_stride": stability_stride,
+            "stability_features": stability_features,
             "stability_cache": stability_cache,
             "adapt_depth": adapt_depth,
             "precision": precision,
@@ -176,8 +181,9 @@ def adapt(
     std = per_channel(image_std, "--image-std")
     with working(quiet=quiet, debug=debug) as progress:
         # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.models.options import ModelOptions
-        from edge_pslora.pipeline import adapt as run_session
+        with heavy_imports():
+            from edge_pslora.models.options import ModelOptions
+            from edge_pslora.pipeline import adapt as run_session
 
         if nice is not None and hasattr(os, "nice"):
             os.nice(max(0, nice - os.nice(0)))

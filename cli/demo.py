@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_pslora.cli import options as o
+from edge_pslora.cli.loading import heavy_imports
 from edge_pslora.cli.output import print_result
 from edge_pslora.cli.quiet import working
 
@@ -22,7 +23,8 @@ def demo(
 ) -> None:
     """Run the whole loop on bundled handwritten digits: offline, under two minutes."""
     with working(quiet=quiet, debug=debug) as progress:
-        from edge_pslora.demo import run_demo
+        with heavy_imports():
+            from edge_pslora.demo import run_demo
 
         result = run_demo(out, progress)
     print_result(result.to_dict(), result.lines(), as_json=as_json)

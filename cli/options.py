@@ -11,6 +11,7 @@ from edge_pslora.config import (
     FACTOR_FORMS,
     MERGE_RULES,
     ClassBalance,
+    Compete,
     FactorForm,
     HeadKind,
     HistoryCache,
@@ -113,6 +114,16 @@ ClassBalanceOption = Annotated[
         metavar="NAME",
         help="session: every class of a session weighs the same in an analytic head; or none. "
         "Default: none.",
+        rich_help_panel=LEARNING,
+    ),
+]
+CompeteOption = Annotated[
+    Compete | None,
+    typer.Option(
+        "--compete",
+        metavar="NAME",
+        help="Which labels a sample is trained against, with an analytic head: those of its session, "
+        "or all. Default: session.",
         rich_help_panel=LEARNING,
     ),
 ]
@@ -246,6 +257,15 @@ StabilityStride = Annotated[
         metavar="N",
         help="Compare with every N-th row of the past, others at each step: unbiased, costs 1/N; "
         "1 = exact. Default: 6.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityFeatures = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Weight of how far a session moves the features of its samples, with an analytic head; "
+        "0 = off. Default: 1.",
         rich_help_panel=STABILITY,
     ),
 ]

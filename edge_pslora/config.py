@@ -12,6 +12,7 @@ HistoryCache = Literal["none", "int8"]
 MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
 HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
+Compete = Literal["session", "all"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -77,6 +78,8 @@ class StabilityConfig:
     every: only at every K-th step, times K. row_stride: the sums over the history take every n-th row
     of a layer, times n, each step another n-th. history_cache: how tanh(a S) is had: "none" from the
     factors at every step, "int8" from one byte per adapted weight, made once per session.
+    features: weight of the distance that a session's features move (core/feature_drift.py), with an
+    analytic head; 0 switches it off. Not of the paper; independent of `weight`.
     """
 
     weight: float = 0.1
@@ -87,9 +90,11 @@ class StabilityConfig:
     every: int = 1
     row_stride: int = 6
     history_cache: HistoryCache = "none"
+    features: float = 1.0
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "--stability-weight", "zero or more", self.weight)
+        _require(self.features >= 0, "--stability-features", "zero or more", self.features)
         _require(self.temperature > 0, "--stability-temperature", "more than 0", self.temperature)
         _require(
             self.reading in ("elementwise", "product"),
@@ -118,6 +123,7 @@ class HeadConfig:
 
     ridge: mu relative to trace(G) / d; None: chosen in each session by leave-one-out.
     class_balance: session: every class of a session weighs the same in the statistics.
+    compete: which labels a sample is trained against with an analytic head: those of its session, or all.
     transport: map old statistics into the new feature space.
     folds: training sees each sample through a head solved without that sample's fold.
     protect: stability loss and merge also hold a linear head's rows of earlier sessions.
@@ -128,6 +134,7 @@ class HeadConfig:
     kind: HeadKind = "auto"
     ridge: float | None = None
     class_balance: ClassBalance = "none"
+    compete: Compete = "session"
     transport: bool = True
     transport_ridge: float = 1e-2
     folds: int = 4
@@ -148,6 +155,7 @@ class HeadConfig:
             "none or session",
             self.class_balance,
         )
+        _require(self.compete in ("session", "all"), "--compete", "session or all", self.compete)
         template = self.label_template
         _require(
             template is None or "{}" in template,
@@ -306,9 +314,9 @@ def paper_preset() -> AdaptConfig:
     return replace(
         AdaptConfig(),
         lora=LoraConfig(factors="float32"),
-        stability=StabilityConfig(reading="product", row_stride=1),
+        stability=StabilityConfig(reading="product", row_stride=1, features=0.0),
         merge="max_magnitude",
-        head=HeadConfig(kind="linear", transport=False, protect=False),
+        head=HeadConfig(kind="linear", compete="all", transport=False, protect=False),
     )
 
 
@@ -317,9 +325,9 @@ def sequential_preset() -> AdaptConfig:
     return replace(
         AdaptConfig(),
         lora=LoraConfig(factors="float32"),
-        stability=StabilityConfig(weight=0.0),
+        stability=StabilityConfig(weight=0.0, features=0.0),
         merge="none",
-        head=HeadConfig(kind="linear", transport=False),
+        head=HeadConfig(kind="linear", compete="all", transport=False),
     )
 
 

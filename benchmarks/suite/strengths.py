@@ -21,7 +21,7 @@ from benchmarks.suite.streams import STREAMS
 from edge_pslora.compare.learners.frozen import FrozenLearner
 from edge_pslora.compare.method import Learner, Method, Setup
 from edge_pslora.compare.methods import METHODS
-from edge_pslora.compare.product import ProductLearner
+from edge_pslora.compare.product import Change, ProductLearner
 from edge_pslora.compare.rule import PlainRule, Rule
 from edge_pslora.compare.rules.ella import Ella
 from edge_pslora.compare.rules.ewc import EWC
@@ -36,7 +36,7 @@ from edge_pslora.compare.rules.si import SI
 from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.run import run
 from edge_pslora.compare.trainer import LoraLearner
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import AdaptConfig, Compete
 
 CHEAP = ("gas", "heart", "activity", "digits")
 Start = Callable[[Setup], Learner]
@@ -60,13 +60,32 @@ def _sequential(setup: Setup) -> Learner:
     return LoraLearner(setup, PlainRule())
 
 
+def _ours(change: Change) -> Start:
+    return lambda setup: ProductLearner(setup, change)
+
+
 def _transport(ridge: float) -> Start:
     """The default with another transport ridge."""
 
     def change(config: AdaptConfig) -> AdaptConfig:
         return replace(config, head=replace(config.head, transport_ridge=ridge))
 
-    return lambda setup: ProductLearner(setup, change)
+    return _ours(change)
+
+
+def _features(weight: float, compete: Compete = "session", times: float = 1.0) -> Start:
+    """The default with another weight on the features' drift, labels that compete, learning rate."""
+
+    def change(config: AdaptConfig) -> AdaptConfig:
+        rate = config.train.learning_rate * times
+        return replace(
+            config,
+            stability=replace(config.stability, features=weight),
+            head=replace(config.head, compete=compete),
+            train=replace(config.train, learning_rate=rate),
+        )
+
+    return _ours(change)
 
 
 def _times(times: float) -> Start:
@@ -76,7 +95,7 @@ def _times(times: float) -> Start:
         rate = config.train.learning_rate * times
         return replace(config, train=replace(config.train, learning_rate=rate))
 
-    return lambda setup: ProductLearner(setup, change)
+    return _ours(change)
 
 
 CANDIDATES: dict[str, Start] = {
@@ -87,6 +106,9 @@ CANDIDATES: dict[str, Start] = {
     "frozen": FrozenLearner,
     **{f"transport {x:g}": _transport(x) for x in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
     **{f"pslora-rate {x:g}": _times(x) for x in (0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0)},
+    **{f"drift {x:g}": _features(x) for x in (0.0, 1.0, 3.0, 10.0)},
+    **{f"drift-fast {x:g}": _features(x, times=2.0) for x in (1.0, 3.0, 10.0)},
+    **{f"drift-all {x:g}": _features(x, "all") for x in (0.0, 3.0)},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},

@@ -46,8 +46,10 @@ def _lora(
     *,
     stores_samples: bool = False,
     needs_head: bool = False,
+    held: bool = False,
 ) -> tuple[Method, Method]:
-    """A LoRA method with the linear head as published, and with the product's analytic head."""
+    """A LoRA method with the linear head as published, and with the product's analytic head; `held`: and
+    with its hold on features."""
     linear = Method(
         key, name, paper, lambda setup: LoraLearner(setup, rule()), stores_samples, needs_head
     )
@@ -55,7 +57,7 @@ def _lora(
         linear,
         key=f"{key}+analytic",
         name=f"{name}, analytic head",
-        start=lambda setup: LoraLearner(setup, rule(), "analytic"),
+        start=lambda setup: LoraLearner(setup, rule(), "analytic", held=held),
         needs_head=True,
     )
     return linear, analytic
@@ -89,9 +91,8 @@ def _paper(**changes: Any) -> Change:
     return change
 
 
-def _slower(config: AdaptConfig) -> AdaptConfig:
-    rate = config.train.learning_rate * 0.3
-    return replace(config, train=replace(config.train, learning_rate=rate))
+def _all_compete(config: AdaptConfig) -> AdaptConfig:
+    return replace(config, head=replace(config.head, compete="all"))
 
 
 def _no_transport(config: AdaptConfig) -> AdaptConfig:
@@ -102,13 +103,15 @@ def _joint_linear(setup: Setup) -> Learner:
     return LoraLearner(setup, PlainRule())
 
 
-NO_LOSS = StabilityConfig(weight=0.0)
+NO_LOSS = StabilityConfig(weight=0.0, features=0.0)
 _PRODUCT = (
     Method("pslora", "PS-LoRA (default)", "this project", ProductLearner),
     _product("pslora-loss", "default, loss only", _merged("none")),
     _product("pslora-merge", "default, merge only", _stability(weight=0.0)),
     _product(
-        "pslora-neither", "default, neither", lambda c: replace(c, stability=NO_LOSS, merge="none")
+        "pslora-neither",
+        "default, neither",
+        lambda config: _stability(weight=0.0)(_merged("none")(config)),
     ),
     _product("pslora-product", "default, loss as product", _stability(reading="product")),
     _product("pslora-direction", "default, direction only", _stability(magnitude=False)),
@@ -116,7 +119,13 @@ _PRODUCT = (
     _product("pslora-max_magnitude", "default, max_magnitude merge", _merged("max_magnitude")),
     _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
     _product("pslora-average", "default, average merge", _merged("average")),
-    _product("pslora-slow", "default, a third of the rate", _slower),
+    _product("pslora-free", "default, features not held", _stability(features=0.0)),
+    _product("pslora-all", "default, all labels compete", _all_compete),
+    _product(
+        "pslora-bare",
+        "default, neither of both",
+        lambda config: _stability(features=0.0)(_all_compete(config)),
+    ),
     _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
     _product("paper", "PS-LoRA, published parts, linear head", _paper()),
     _product("paper-loss", "published parts, loss only", _paper(merge="none")),
@@ -124,7 +133,7 @@ _PRODUCT = (
     _product(
         "paper-elementwise",
         "published parts, loss element by element",
-        _paper(stability=StabilityConfig(row_stride=1)),
+        _paper(stability=StabilityConfig(row_stride=1, features=0.0)),
     ),
 )
 
@@ -201,6 +210,7 @@ _BEYOND = (
         "this project",
         ps_lora_replay,
         stores_samples=True,
+        held=True,
     ),
     _own("pslora+projected", "PS-LoRA, projected head", ProjectedLearner),
     _own("pslora+reduced", "PS-LoRA, head in 0.5 MB", ReducedLearner),

@@ -24,7 +24,7 @@ from edge_pslora.training.memory import BaseWeights, first_memory
 from edge_pslora.training.merging import target_weights
 from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData
-from edge_pslora.training.session_loss import session_sampling
+from edge_pslora.training.session_loss import answered_loss, session_sampling
 from edge_pslora.training.targets import adapted_targets
 
 NO_LOSS = StabilityConfig(weight=0.0)
@@ -33,18 +33,23 @@ NO_LOSS = StabilityConfig(weight=0.0)
 def with_head_kind(config: AdaptConfig, kind: HeadKind) -> AdaptConfig:
     """The budget with a head as published (all rows trained, nothing protected) or the product's."""
     head = replace(config.head, kind=kind, protect=False)
-    return replace(config, head=head, stability=NO_LOSS, merge="none")
+    stability = replace(config.stability, weight=0.0)
+    return replace(config, head=head, stability=stability, merge="none")
 
 
 class LoraLearner:
     """One LoRA method: `rule` decides penalty and merge, `kind` is the head.
 
     linear: the rows of all labels so far are trained together, as published methods do. analytic: the
-    product's, with transport. Whole batches in float32; rate schedule, clipping, AdamW and the order
+    product's, with transport. held: with the product's hold on features, and the labels that compete
+    there. Whole batches in float32; rate schedule, clipping, AdamW and the order
     of batches are those of the product's loop.
     """
 
-    def __init__(self, setup: Setup, rule: Rule, kind: HeadKind = "linear") -> None:
+    def __init__(
+        self, setup: Setup, rule: Rule, kind: HeadKind = "linear", *, held: bool = False
+    ) -> None:
+        self.held = held
         self.model = setup.model
         self.rule = rule
         self.config = with_head_kind(setup.config, kind)
@@ -100,11 +105,16 @@ class LoraLearner:
         for parameter in extra.values():
             parameter.requires_grad_(True)
 
+        plain = HeadSession(in_session.logits, in_session.finish)
+        answered = answered_loss(
+            in_session if self.held else plain, task.loss, wanted, config.stability.features
+        )
+
         def compute_loss(inputs: ModelInputs, batch: npt.NDArray[np.int64]) -> torch.Tensor:
             samples = torch.from_numpy(batch)
             features = backbone(**inputs)
             logits = in_session.logits(features, samples)
-            loss = round.task_loss(logits, wanted[samples], inputs)
+            loss = answered(features, samples, inputs, head.target_scale)
             step = Step(inputs, samples, features, logits, wanted[samples], loss)
             added = self.rule.loss(round, step)
             return loss if added is None else loss + added

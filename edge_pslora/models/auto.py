@@ -16,6 +16,7 @@ from edge_pslora.models.auto_audio import AudioNet, audio_encoder, choose_audio
 from edge_pslora.models.backbones import PositionalBackbone
 from edge_pslora.models.builtin import (
     FEATURES,
+    WIDE,
     ConvNet,
     Standardize,
     TableNet,
@@ -148,7 +149,7 @@ def _choose(samples: Samples, options: ModelOptions) -> dict[str, Any]:
             chosen["strides"] = strides_for(side)
         chosen["sample_shape"] = [int(n) for n in shape]
         chosen["feature_names"] = list(samples.feature_names)
-    return {**chosen, "feature_size": chosen.get("width", FEATURES)}
+    return {**chosen, "feature_size": WIDE}
 
 
 def strides_for(side: int) -> list[int]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from edge_pslora.data.types import Samples
 from edge_pslora.models.audio_forms import Bands, frame_count, frame_samples
-from edge_pslora.models.builtin import FEATURES, Standardize
+from edge_pslora.models.builtin import FEATURES, Standardize, Widen
 from edge_pslora.models.encode_audio import LONGEST_SECONDS, AudioEncoder, usual_length
 from edge_pslora.models.options import ModelOptions
 
@@ -19,7 +19,7 @@ WIDTHS = (32, 64, FEATURES // 2)
 
 
 class AudioNet(nn.Module):
-    """x [N, frames, bands] -> [N, FEATURES]: convolutions, then mean and maximum over time.
+    """x [N, frames, bands] -> [N, WIDE]: convolutions, then mean and maximum over time.
 
     Each stage halves time and pitch; what is left of pitch is folded into the last channels.
     """
@@ -37,11 +37,13 @@ class AudioNet(nn.Module):
         self.fold = nn.Conv2d(size, FEATURES // 2, (3, bands), 1, (1, 0), bias=False)
         self.norm = nn.BatchNorm2d(FEATURES // 2)
         self.act = nn.ReLU()
+        self.widen = Widen(FEATURES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps: torch.Tensor = self.stages(self.scale(x).unsqueeze(1))
         times = self.act(self.norm(self.fold(maps))).squeeze(3)
-        return torch.cat([times.mean(2), times.amax(2)], 1)
+        features: torch.Tensor = self.widen(torch.cat([times.mean(2), times.amax(2)], 1))
+        return features
 
 
 def choose_audio(samples: Samples, options: ModelOptions) -> dict[str, Any]:

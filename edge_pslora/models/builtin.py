@@ -1,4 +1,4 @@
-"""The built-in small networks of `--model auto`. Each maps raw inputs to features [N, FEATURES].
+"""The built-in small networks of `--model auto`. Each maps raw inputs to features [N, WIDE].
 
 Scaling and missing values are handled inside, so that the ONNX file takes the user's own numbers.
 """
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-FEATURES = 128
+FEATURES = 128  # what a network learns, before it is widened
+WIDE = 384
 CLIP = 10.0  # standard deviations; an outlier of a broken sensor counts as that
 
 
@@ -32,6 +33,23 @@ class Standardize(nn.Module):
         return torch.where(torch.isnan(x), torch.zeros_like(x), scaled.clamp(-CLIP, CLIP))
 
 
+class Widen(nn.Module):
+    """f [N, size] -> [f, relu(f W)] [N, WIDE], W drawn once and never trained.
+
+    A head that is solved finds in random nonlinear features what a small network did not learn
+    (RanPAC, arXiv 2307.02251, Eq. 6; figures in benchmarks/LOG.md, 2026-11-26).
+    """
+
+    drawn: torch.Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("drawn", torch.randn(size, WIDE - size) * size**-0.5)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([features, torch.relu(features @ self.drawn)], 1)
+
+
 class TableNet(nn.Module):
     """x [N, F], NaN = missing: values and missing flags through two hidden layers.
 
@@ -50,12 +68,14 @@ class TableNet(nn.Module):
         self.drop = nn.Dropout(0.1)
         with torch.no_grad():
             self.fc1.weight[:, columns:] = 0.0
+        self.widen = Widen(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = torch.cat([self.scale(x), torch.isnan(x).to(x.dtype)], 1)
         hidden: torch.Tensor = self.act(self.norm1(self.fc1(rows)))
         more: torch.Tensor = self.act(self.norm2(self.fc2(self.drop(hidden))))
-        return hidden + more
+        features: torch.Tensor = self.widen(hidden + more)
+        return features
 
 
 class ConvNet(nn.Module):
@@ -79,10 +99,12 @@ class ConvNet(nn.Module):
             stages += [nn.BatchNorm2d(width), nn.ReLU()]
             size = width
         self.stages = nn.Sequential(*stages)
+        self.widen = Widen(size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.stages(self.scale(channels_first(x, self.layout)))
-        return features.mean((2, 3))
+        maps: torch.Tensor = self.stages(self.scale(channels_first(x, self.layout)))
+        features: torch.Tensor = self.widen(maps.mean((2, 3)))
+        return features
 
 
 class TextNet(nn.Module):
@@ -100,13 +122,15 @@ class TextNet(nn.Module):
         self.fc2 = nn.Linear(FEATURES, FEATURES)
         self.act = nn.GELU()
         self.drop = nn.Dropout(0.1)
+        self.widen = Widen(FEATURES)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         mask = attention_mask.to(self.embedding.weight.dtype).unsqueeze(-1)
         summed = (self.embedding(input_ids) * mask).sum(1)
         hidden: torch.Tensor = self.act(self.fc1(self.norm(summed / mask.sum(1).clamp(min=1.0))))
         more: torch.Tensor = self.act(self.fc2(self.drop(hidden)))
-        return hidden + more
+        features: torch.Tensor = self.widen(hidden + more)
+        return features
 
 
 def channels_first(x: torch.Tensor, layout: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from edge_pslora.config import AdaptConfig, HeadConfig
 from edge_pslora.core.analytic_head import HeadStatistics, empty_statistics
+from edge_pslora.core.feature_drift import feature_drift, feature_variance
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.batches import spread
@@ -72,7 +73,9 @@ class HeadSession:
     logits: features [B, d] and their samples int64 [B] -> logits [B, C]. finish: asked once, after
     the merge. parameters: what of the head is trained by SGD. rows: the stability loss on old rows.
     zero_shot: accuracy on the session's samples before any training; label-text only.
-    unseen: analytic head only.
+    unseen: analytic head only. competing: int64 [k], ascending: the labels that a sample is trained
+    against; None: all. drift: features [B, d] of samples int64 [B] -> how far they have moved
+    (core.feature_drift), from the second session on.
     """
 
     logits: Logits
@@ -81,6 +84,8 @@ class HeadSession:
     rows: RowPenalty | None = None
     zero_shot: float | None = None
     unseen: Unseen | None = None
+    competing: torch.Tensor | None = None
+    drift: Logits | None = None
 
 
 def begin_head(
@@ -115,7 +120,28 @@ def _analytic(
         folds.logits,
         lambda: refit(head, features("features after"), targets, config.head, before),
         unseen=_unseen(head, folds, before, targets, config.head),
+        competing=_competing(head, targets, config.head),
+        drift=_drift(head, before),
     )
+
+
+def _competing(head: Head, targets: torch.Tensor, config: HeadConfig) -> torch.Tensor | None:
+    """Told to keep new samples away from all old labels at once, an adapter moves the features of
+    everything; the head, solved again over all samples, settles who answers without that. One label
+    alone has no other to be told from."""
+    if config.compete == "all" or head.task_type != "classification":
+        return None
+    present: torch.Tensor = torch.unique(targets)
+    return present if 1 < len(present) < len(head.labels) else None
+
+
+def _drift(head: Head, before: torch.Tensor) -> Logits | None:
+    past = head.statistics
+    assert past is not None
+    if past.samples == 0:
+        return None
+    variance = feature_variance(past)
+    return lambda features, samples: feature_drift(features, before[samples], variance)
 
 
 def _unseen(

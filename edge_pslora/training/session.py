@@ -48,7 +48,7 @@ from edge_pslora.training.merging import (
 from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.prefix_cache import PrefixCache
-from edge_pslora.training.session_loss import session_loss, session_sampling
+from edge_pslora.training.session_loss import answered_loss, session_loss, session_sampling
 from edge_pslora.training.stepping import settled, stepping
 from edge_pslora.training.targets import adapted_targets, as_matrix
 
@@ -192,6 +192,7 @@ def run_session(
         loss = stack.enter_context(
             session_loss(task, model.backbone, adapters, data.inputs, config, plan)
         )
+        answered = answered_loss(in_session, loss, wanted, config.stability.features)
 
         def compute_loss(
             inputs: dict[str, torch.Tensor], batch: npt.NDArray[np.int64]
@@ -201,8 +202,7 @@ def run_session(
             samples = torch.from_numpy(batch)
             with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
                 outputs = model.backbone(**inputs)
-            logits = in_session.logits(outputs, samples)
-            return loss(logits, wanted[samples], inputs, head.target_scale)
+            return answered(outputs, samples, inputs, head.target_scale)
 
         log = train(
             compute_loss,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,11 +14,15 @@ from edge_pslora.models.types import Backbone, EncodedInputs
 from edge_pslora.tasks import Task
 from edge_pslora.tasks.types import Inputs, Loss
 from edge_pslora.training.batches import Indices
+from edge_pslora.training.head_session import HeadSession
 from edge_pslora.training.inject import Adapter
 from edge_pslora.training.loop import Sampling
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.token_loss import LARGE, chunked_token_loss, states_out
 from edge_pslora.training.watching import watched_samples
+
+# outputs [B, ...] of samples int64 [B], their inputs, the targets' scale -> a scalar
+AnsweredLoss = Callable[[torch.Tensor, torch.Tensor, Inputs, float], torch.Tensor]
 
 
 def session_sampling(
@@ -85,6 +89,28 @@ def session_loss(
             return chunked_token_loss(states, linear, inputs)
 
         yield loss
+
+
+def answered_loss(
+    in_session: HeadSession, loss: Loss, wanted: torch.Tensor, drift_weight: float
+) -> AnsweredLoss:
+    """The loss of features through the session's head, among the labels that compete, and of how far
+    they have moved. wanted: the targets as the task encodes them."""
+    competing, drift = in_session.competing, in_session.drift
+    answers = wanted if competing is None else torch.searchsorted(competing, wanted)
+
+    def compute(
+        outputs: torch.Tensor, samples: torch.Tensor, inputs: Inputs, scale: float
+    ) -> torch.Tensor:
+        logits = in_session.logits(outputs, samples)
+        if competing is not None:
+            logits = logits[:, competing]
+        value = loss(logits, answers[samples], inputs, scale)
+        if drift is None or drift_weight == 0:
+            return value
+        return value + drift_weight * drift(outputs, samples)
+
+    return compute
 
 
 def _none() -> Indices:

@@ -46,6 +46,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
         *("--ridge", "0.1", "--class-balance", "session", "--label-template", "about {}"),
         *("--head-budget", "3MB", "--factors", "bf16", "--disk-budget", "2GB"),
+        *("--stability-features", "2", "--compete", "all"),
         *("--early-stop", "--label-smoothing", "0.1", "--balanced-sampling"),
         *("--precision", "bf16", "--micro-batch", "4", "--checkpointing", "--prefix-cache", "int8"),
         *("--adapt-depth", "0.5", "--only-on-power", "--min-battery", "30%"),
@@ -62,10 +63,15 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
             every=3,
             row_stride=4,
             history_cache="int8",
+            features=2.0,
         ),
         merge="average",
         head=c.HeadConfig(
-            kind="linear", ridge=0.1, class_balance="session", label_template="about {}"
+            kind="linear",
+            ridge=0.1,
+            class_balance="session",
+            compete="all",
+            label_template="about {}",
         ),
         train=c.TrainConfig(
             learning_rate=1e-3,

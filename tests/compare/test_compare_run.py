@@ -124,7 +124,9 @@ def test_the_products_variants_differ_in_what_their_names_say() -> None:
         "pslora-max_magnitude": {"merge": "max_magnitude"},
         "pslora-cumulative": {"merge": "cumulative"},
         "pslora-average": {"merge": "average"},
-        "pslora-slow": {"train.learning_rate": pytest.approx(0.3 * CONFIG.train.learning_rate)},
+        "pslora-free": {"stability.features": 0.0},
+        "pslora-all": {"head.compete": "all"},
+        "pslora-bare": {"stability.features": 0.0, "head.compete": "all"},
         "pslora-no-transport": {"head.transport": False},
     }
     for key, changes in wanted.items():
