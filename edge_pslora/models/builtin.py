@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 FEATURES = 128  # what a network learns, before it is widened
-WIDE = 768
+WIDE = 512
 CLIP = 10.0  # standard deviations; an outlier of a broken sensor counts as that
 
 
