@@ -105,16 +105,16 @@ class LoraLearner:
         for parameter in extra.values():
             parameter.requires_grad_(True)
 
-        plain = HeadSession(in_session.logits, in_session.finish)
-        answered = answered_loss(
-            in_session if self.held else plain, task.loss, wanted, config.stability.features
-        )
+        answered = answered_loss(in_session, task.loss, wanted, config.stability.features)
 
         def compute_loss(inputs: ModelInputs, batch: npt.NDArray[np.int64]) -> torch.Tensor:
             samples = torch.from_numpy(batch)
             features = backbone(**inputs)
             logits = in_session.logits(features, samples)
-            loss = answered(features, samples, inputs, head.target_scale)
+            if self.held:
+                loss = answered(features, logits, samples, inputs, head.target_scale)
+            else:
+                loss = round.task_loss(logits, wanted[samples], inputs)
             step = Step(inputs, samples, features, logits, wanted[samples], loss)
             added = self.rule.loss(round, step)
             return loss if added is None else loss + added

@@ -202,7 +202,8 @@ def run_session(
             samples = torch.from_numpy(batch)
             with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
                 outputs = model.backbone(**inputs)
-            return answered(outputs, samples, inputs, head.target_scale)
+            logits = in_session.logits(outputs, samples)
+            return answered(outputs, logits, samples, inputs, head.target_scale)
 
         log = train(
             compute_loss,

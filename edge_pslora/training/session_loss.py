@@ -21,8 +21,8 @@ from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.token_loss import LARGE, chunked_token_loss, states_out
 from edge_pslora.training.watching import watched_samples
 
-# outputs [B, ...] of samples int64 [B], their inputs, the targets' scale -> a scalar
-AnsweredLoss = Callable[[torch.Tensor, torch.Tensor, Inputs, float], torch.Tensor]
+# features [B, ...] and logits [B, C] of samples int64 [B], their inputs, the targets' scale -> a scalar
+AnsweredLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Inputs, float], torch.Tensor]
 
 
 def session_sampling(
@@ -94,21 +94,25 @@ def session_loss(
 def answered_loss(
     in_session: HeadSession, loss: Loss, wanted: torch.Tensor, drift_weight: float
 ) -> AnsweredLoss:
-    """The loss of features through the session's head, among the labels that compete, and of how far
-    they have moved. wanted: the targets as the task encodes them."""
+    """The loss of logits among the labels that compete, and of how far their features have moved.
+
+    wanted: the targets as the task encodes them."""
     competing, drift = in_session.competing, in_session.drift
     answers = wanted if competing is None else torch.searchsorted(competing, wanted)
 
     def compute(
-        outputs: torch.Tensor, samples: torch.Tensor, inputs: Inputs, scale: float
+        features: torch.Tensor,
+        logits: torch.Tensor,
+        samples: torch.Tensor,
+        inputs: Inputs,
+        scale: float,
     ) -> torch.Tensor:
-        logits = in_session.logits(outputs, samples)
         if competing is not None:
             logits = logits[:, competing]
         value = loss(logits, answers[samples], inputs, scale)
         if drift is None or drift_weight == 0:
             return value
-        return value + drift_weight * drift(outputs, samples)
+        return value + drift_weight * drift(features, samples)
 
     return compute
 

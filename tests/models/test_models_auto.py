@@ -11,6 +11,7 @@ import torch
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import ModelError
 from edge_pslora.models.auto import layout_of, strides_for
+from edge_pslora.models.builtin import WIDE, TableNet
 from edge_pslora.models.load import ModelOptions, import_base, load_model
 from edge_pslora.models.types import LoadedModel
 
@@ -99,6 +100,21 @@ def test_the_network_itself_scales_and_fills_in(tmp_path: Path) -> None:
     one = features(fit(samples, tmp_path / "one"), samples)
     two = features(fit(scaled, tmp_path / "two"), scaled)
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_random_features_stand_behind_the_learned_ones(tmp_path: Path) -> None:
+    table = rings(60, 1)
+    model = fit(table, tmp_path / "base")
+    network = model.backbone.model
+    assert isinstance(network, TableNet)
+    found, size = features(model, table), len(network.widen.drawn)
+    assert found.shape == (60, WIDE)
+    literal = np.maximum(found[:, :size].numpy() @ network.widen.drawn.numpy(), 0)
+    np.testing.assert_allclose(found[:, size:], literal, atol=1e-5)
+    with torch.random.fork_rng():  # fitting has left what was drawn first as it was
+        torch.manual_seed(0)
+        drawn = TableNet(network.fc1.in_features // 2, size).widen.drawn
+    assert torch.equal(network.widen.drawn, drawn)
 
 
 def test_values_first_missing_later_change_nothing_by_chance(tmp_path: Path) -> None:
