@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.options import count, given
 from benchmarks.places import OUT
 from benchmarks.streams.plan import Cut
 from benchmarks.table import Row, format_table, write_table
 from benchmarks.train_child import PEFT
-from benchmarks.train_rows import budget_rows, peak, score_rows, start_rows, time_rows
+from benchmarks.train_rows import budget_rows, device_rows, peak, score_rows, start_rows, time_rows
 from benchmarks.train_runs import (
     OURS,
     SCORED,
@@ -32,6 +34,7 @@ from benchmarks.train_runs import (
 )
 from benchmarks.train_subjects import SUBJECTS, Prepare
 from edge_pslora.errors import EdgePsloraError
+from edge_pslora.training.placing import described_device
 
 PARTS = ("start", "time", "score", "budgets")
 BUDGETS = 10
@@ -71,6 +74,7 @@ def main(
         "threads": options.threads,
         "samples": options.samples,
         "epochs": options.epochs,
+        "device": described_device(torch.device(options.device)),
         "notes": notes,
         "runs": runs,
     }
@@ -84,7 +88,7 @@ def _measure(
     """(rows, notes, the runs behind them) of one subject."""
     train, test = options.samples
     subject = prepare(work / "data", Cut(train, test))
-    bench = Bench(subject, work, options.threads, options.epochs)
+    bench = Bench(subject, work, options.threads, options.epochs, options.device)
     rows: list[Row] = []
     notes: list[str] = []
     kept: dict[str, Any] = {}
@@ -98,6 +102,7 @@ def _measure(
         _say(f"{name}: time and memory")
         timed = in_rounds(bench, TIMED, options.rounds, _say)
         found, notes = time_rows(name, timed)
+        found += device_rows(name, timed)
         rows, kept["time"] = rows + found, _kept(timed)
         peaks = [peak(t) for t in timed[PEFT]]
     if "score" in parts:
@@ -131,7 +136,8 @@ def _say(line: str) -> None:
 
 def _file_name(options: argparse.Namespace) -> str:
     """A run that leaves something out must not replace the figures of a whole one."""
-    names = ["train", *(["quick"] if options.quick else [])]
+    device = [] if options.device == "cpu" else [options.device.replace(":", "")]
+    names = ["train", *device, *(["quick"] if options.quick else [])]
     return "-".join([*names, *(options.subjects or []), *(options.only or [])])
 
 
@@ -151,6 +157,9 @@ def _parser(subjects: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=count(1), default=5, help="of timing; default: 5")
     parser.add_argument("--seeds", type=count(1), default=3, help="of scoring; default: 3")
     parser.add_argument("--threads", type=count(1), default=2, help="default: 2")
+    parser.add_argument(
+        "--device", default="cpu", help="what trains, by torch's name; default: cpu"
+    )
     parser.add_argument("--quick", action="store_true", help="smoke run: no targets")
     return parser
 

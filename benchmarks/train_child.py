@@ -27,6 +27,7 @@ class Job:
 
     subject: fields of train_subjects.Subject. train, engine, budget: fields of those parts of
     AdaptConfig. started: time.monotonic() of the parent, just before this process was made.
+    device: torch's name of what trains.
     """
 
     way: str
@@ -37,6 +38,7 @@ class Job:
     engine: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
     started: float = 0.0
+    device: str = "cpu"
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Taken:
     wall, cpu: seconds of the training loop; session_*: of all that makes the trained model, from the
     encoded samples on; first_step_*: from the start of the process to the end of the first step.
     peak: most bytes resident above what the imports left; peak_rss: most bytes resident at all.
+    device_peak: most bytes that torch held on the device; None on the CPU.
     layers: adapted. exit_code: of the error that ended it, 0: none.
     """
 
@@ -59,6 +62,7 @@ class Taken:
     first_step_cpu: float | None = None
     peak: int | None = None
     peak_rss: int | None = None
+    device_peak: int | None = None
     score: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +137,7 @@ def run_ours(job: Job) -> Taken:
     subject, taken = job.subject, Taken()
     config = AdaptConfig(
         train=TrainConfig(**job.train),
-        engine=EngineConfig(**job.engine),
+        engine=EngineConfig(**job.engine, device=job.device),
         budget=BudgetConfig(**job.budget),
         gate=GateConfig(force=True),  # what is measured is not what it learned
     )
@@ -154,6 +158,7 @@ def run_ours(job: Job) -> Taken:
         taken.exit_code, taken.message = error.exit_code, str(error)
     else:
         taken.plan = dict(result.metrics.get("plan") or {})
+    taken.device_peak = _device_peak(job)
     taken.peak_rss = peak_bytes()
     taken.peak = (taken.peak_rss or 0) - before
     if job.way == WHOLE and taken.exit_code == 0:
@@ -169,13 +174,29 @@ def run_peer(job: Job) -> Taken:
 
     _import_model_code(job)
     before = forget_peak()
-    subject, settings = job.subject, train_peft.Settings(**job.train)
+    subject, settings = job.subject, train_peft.Settings(**job.train, device=job.device)
     peer = train_peft.open_peer(subject, settings)
     begun = _now()
     train_peft.train(peer, settings, bf16=job.way == PEFT_BF16)
+    float(peer.head.weight.detach().sum())  # a GPU's work is done when its results are there
     wall, cpu = _since(begun)
     peak = peak_bytes() or 0
-    return Taken(peer.samples, peer.layers, wall, cpu, wall, cpu, peak=peak - before, peak_rss=peak)
+    return Taken(
+        peer.samples,
+        peer.layers,
+        *(wall, cpu, wall, cpu),
+        peak=peak - before,
+        peak_rss=peak,
+        device_peak=_device_peak(job),
+    )
+
+
+def _device_peak(job: Job) -> int | None:
+    import torch
+
+    from edge_pslora.training.placing import peak_bytes as device_bytes
+
+    return device_bytes(torch.device(job.device))
 
 
 def _import_model_code(job: Job) -> None:
@@ -190,6 +211,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    torch.zeros(1, device=job.device)  # a device's start is nobody's
     taken = run_peer(job) if job.way in (PEFT, PEFT_BF16) else run_ours(job)
     print(json.dumps(asdict(taken)))
 

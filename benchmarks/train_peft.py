@@ -33,6 +33,7 @@ class Settings:
     seed: int = 0
     rank: int = 8
     alpha: int = 16
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,16 @@ class Peer:
 def open_peer(subject: Mapping[str, Any], settings: Settings) -> Peer:
     """Loads model and data, and puts an adapter on the layers that `--target auto` would choose."""
     torch.manual_seed(settings.seed)
+    if settings.device != "cpu":
+        torch.backends.cudnn.allow_tf32 = False  # ours has none: float32 is float32 on both sides
     load = {"text": _text, "image": _pictures}[subject["modality"]]
     model, targets, features, names, width = load(subject, settings)
-    model.requires_grad_(False).eval()
+    model.to(settings.device).requires_grad_(False).eval()
     lora = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
     peft.inject_adapter_in_model(lora, model)
     classes = sorted(set(names))
-    labels = torch.tensor([classes.index(name) for name in names])
-    head = nn.Linear(width, len(classes))
+    labels = torch.tensor([classes.index(name) for name in names]).to(settings.device)
+    head = nn.Linear(width, len(classes)).to(settings.device)
     adapted = [p for p in model.parameters() if p.requires_grad]
     return Peer(
         features, head, labels, [*adapted, *head.parameters()], len(names), len(adapted) // 2
@@ -70,8 +73,9 @@ def train(peer: Peer, settings: Settings, *, bf16: bool) -> None:
     for _ in range(settings.epochs):
         for batch in torch.randperm(peer.samples).split(settings.batch_size):
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = F.cross_entropy(peer.head(peer.features(batch)), peer.labels[batch])
+            with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=bf16):
+                wanted = peer.labels[batch.to(settings.device)]
+                loss = F.cross_entropy(peer.head(peer.features(batch)), wanted)
             loss.backward()
             nn.utils.clip_grad_norm_(peer.trained, 1.0)
             optimizer.step()
@@ -91,6 +95,7 @@ def _text(subject: Mapping[str, Any], settings: Settings) -> tuple[Any, ...]:
 
     def features(batch: torch.Tensor) -> torch.Tensor:
         padded = tokenizer.pad({"input_ids": [tokens[i] for i in batch]}, return_tensors="pt")
+        padded = padded.to(settings.device)
         states = model(**padded).last_hidden_state
         mask = padded["attention_mask"][:, :, None].to(states.dtype)
         return (states * mask).sum(1) / mask.sum(1)
@@ -119,7 +124,7 @@ def _pictures(subject: Mapping[str, Any], settings: Settings) -> tuple[Any, ...]
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def features(batch: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = model(pictures[batch].float() / 127.5 - 1)
+        states: torch.Tensor = model(pictures[batch].to(settings.device).float() / 127.5 - 1)
         return states
 
     found = [f"conv_pw_{number}" for number in range(5, 13)]

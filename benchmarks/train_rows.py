@@ -59,6 +59,19 @@ def time_rows(name: str, runs: Runs) -> tuple[list[Row], list[str]]:
     return rows, notes
 
 
+def device_rows(name: str, runs: Runs) -> list[Row]:
+    """Memory of the device that trains, beside the peer's; none where it is the CPU."""
+    if any(t.device_peak is None for taken in runs.values() for t in taken):
+        return []
+    pairs = zip(runs[OURS], runs[PEFT], strict=True)
+    ratios = [_value(a.device_peak) / _value(b.device_peak) for a, b in pairs]
+    rows = [median_row(f"{name}: device memory / PEFT float32", ratios, "ratio", "lower", 0.60)]
+    for one, what in ((OURS, "ours"), (PEFT, "PEFT float32"), (PEFT_BF16, "PEFT bf16")):
+        values = [_value(t.device_peak) for t in runs[one]]
+        rows.append(median_row(f"{name}: device memory, {what}", values, "bytes", "lower"))
+    return rows
+
+
 def score_rows(name: str, runs: Runs, peer_peaks: Sequence[float]) -> list[Row]:
     """What the options cost in test score, seed by seed, and the memory of whole `adapt` runs.
 

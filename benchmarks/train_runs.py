@@ -53,12 +53,14 @@ STARTED = (Variant(OURS, FIRST_STEP),)
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of one subject share. work: an empty folder for their workspaces."""
+    """What all runs of one subject share. work: an empty folder for their workspaces. device: torch's
+    name of what trains."""
 
     subject: Subject
     work: Path
     threads: int
     epochs: int
+    device: str = "cpu"
 
     def run(
         self, variant: Variant, seed: int = 0, budget: Mapping[str, Any] | None = None
@@ -73,6 +75,7 @@ class Bench:
             train={"epochs": self.epochs, "seed": seed},
             engine={} if variant.way in (PEFT, PEFT_BF16) else variant.engine,
             budget=budget or {},
+            device=self.device,
         )
         try:
             return _child(job)

@@ -89,6 +89,7 @@ def adapt(
     stability_features: o.StabilityFeatures = None,
     stability_cache: o.StabilityCache = None,
     adapt_depth: o.AdaptDepth = None,
+    device: e.Device = None,
     precision: e.PrecisionOption = None,
     micro_batch: e.MicroBatch = None,
     checkpointing: e.Checkpointing = None,
@@ -140,6 +141,7 @@ def adapt(
             "stability_features": stability_features,
             "stability_cache": stability_cache,
             "adapt_depth": adapt_depth,
+            "device": device,
             "precision": precision,
             "micro_batch": micro_batch,
             "checkpointing": checkpointing,
@@ -239,7 +241,8 @@ def show_plan(facts: dict[str, Any], *, as_json: bool) -> None:
     """What `--plan` prints."""
     peaks = columns([(stage, format_size(size)) for stage, size in facts["peaks"].items()])
     disk = f"disk: at most {format_size(facts['disk_bytes'])} for the workspace"
-    print_result(facts, [facts["line"], "memory at its largest", *peaks, disk], as_json=as_json)
+    heading = ["memory at its largest"] if peaks else []
+    print_result(facts, [facts["line"], *heading, *peaks, disk], as_json=as_json)
 
 
 def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
@@ -280,6 +283,7 @@ def describe(facts: dict[str, Any], workspace: Path) -> list[str]:
 def _plan(plan: dict[str, Any]) -> str:
     """How it was computed, in words."""
     parts = [plan["precision"], f"{plan['micro_batch']} samples at once"]
+    parts += [f"on {plan['device']}"] if plan.get("device", "cpu") != "cpu" else []
     parts += ["activations computed twice"] if plan["checkpointing"] else []
     parts += [f"lower layers once, kept {plan['prefix']}"] if plan["prefix"] != "off" else []
     parts += [f"{format_size(plan['peak_bytes'])} of memory planned"] if plan["peak_bytes"] else []

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edge_pslora.config import PREFIX_CACHES, Precision, PrefixCache
+from edge_pslora.config import DEVICES, PREFIX_CACHES, Precision, PrefixCache
 
 BUDGETS = "Budgets"
 ELIGIBILITY = "When the device may learn"
@@ -76,6 +76,16 @@ MinFree = Annotated[
 ]
 
 # How it is computed
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help=f"Where the model learns: {DEVICES}, which takes a GPU where torch sees one. Head, merge, "
+        "export and checks stay on the CPU. Default: cpu, where the same run gives the same bytes.",
+        rich_help_panel=ENGINE,
+    ),
+]
 PrecisionOption = Annotated[
     Precision | None,
     typer.Option(

@@ -46,6 +46,7 @@ _FIELDS = {
     "checkpointing": ("engine", "checkpointing"),
     "prefix_cache": ("engine", "prefix_cache"),
     "adapt_depth": ("engine", "adapt_depth"),
+    "device": ("engine", "device"),
     "history_budget": ("budget", "history_bytes"),
     "anchor_budget": ("budget", "anchor_bytes"),
     "head_budget": ("budget", "head_bytes"),

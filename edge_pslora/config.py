@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
 Precision = Literal["auto", "float32", "bf16"]
 PrefixCache = Literal["auto", "off", "exact", "bf16", "int8"]
+DEVICES = "cpu, cuda, cuda:N, mps or auto"
 
 TASK_TYPES: tuple[TaskType, ...] = ("classification", "regression", "multilabel", "language")
 
@@ -212,6 +214,7 @@ class EngineConfig:
     checkpointing: activations are computed again in the backward pass instead of kept.
     prefix_cache: what is kept of the layers below the lowest adapter, so that they run once a session.
     adapt_depth: share of the layers, counted from the top, that may get adapters.
+    device: of DEVICES; what is not "cpu" computes the model's passes and the optimiser's steps.
     """
 
     precision: Precision = "auto"
@@ -219,6 +222,7 @@ class EngineConfig:
     checkpointing: bool | None = None
     prefix_cache: PrefixCache = "auto"
     adapt_depth: float = 1.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         size, depth, kept = self.micro_batch, self.adapt_depth, self.prefix_cache
@@ -226,6 +230,8 @@ class EngineConfig:
         _require(0 < depth <= 1, "--adapt-depth", "a share in (0, 1]", depth)
         _require(self.precision in PRECISIONS, "--precision", ", ".join(PRECISIONS), self.precision)
         _require(kept in PREFIX_CACHES, "--prefix-cache", ", ".join(PREFIX_CACHES), kept)
+        known = re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps|auto", self.device)
+        _require(known is not None, "--device", DEVICES, self.device)
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,16 @@ from edge_pslora.pipeline.opening import (
     model_needed,
     open_existing,
 )
-from edge_pslora.pipeline.planning import described_plan, make_plan
+from edge_pslora.pipeline.planning import (
+    described_plan,
+    make_plan,
+    unplanned,
+    usable_device,
+)
 from edge_pslora.pipeline.prefix import plan_prefix, room_for_rows, rows_bytes
 from edge_pslora.pipeline.preparing import parts, start_from, with_targets
 from edge_pslora.pipeline.reading import kept_options, read_for
+from edge_pslora.training.placing import CPU
 from edge_pslora.training.session import SessionData
 from edge_pslora.workspace.workspace import Workspace
 
@@ -48,13 +54,15 @@ def plan_session(
     read: ReadOptions | None = None,
     model_options: ModelOptions | None = None,
 ) -> dict[str, Any]:
-    """As `adapt`, up to the first step: the plan, its line, stage -> peak bytes, and bytes on disk.
+    """As `adapt`, up to the first step: the plan, its line, stage -> peak bytes (none are predicted for
+    another device than the CPU), and bytes on disk.
 
     Raises:
         BudgetError: no plan keeps --ram-budget or --disk-budget.
         EdgePsloraError: as `adapt`.
     """
     config = config or AdaptConfig()
+    device = usable_device(config)
     read = read or ReadOptions()
     path = Path(workspace)
     options = model_options or ModelOptions(seed=config.train.seed)
@@ -70,7 +78,11 @@ def plan_session(
         config = with_targets(config, targets)
         samples = SessionData(loaded.encoder.encode(train), train.targets)
         encoded = loaded.encoder.encode(held)  # `adapt` holds them too
-        plan, peaks = make_plan(Known(loaded, memory, targets, samples, config, parent is None))
+        if device == CPU:
+            known = Known(loaded, memory, targets, samples, config, parent is None)
+            plan, peaks = make_plan(known)
+        else:
+            plan, peaks = unplanned(loaded, samples.inputs, config, device), {}
         published = Published(loaded, targets, count_labels(memory, samples), config)
         require_disk(opened.workspace, published)
         room = room_for_rows(path, disk_left(opened.workspace, published))

@@ -10,16 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.footprint import Choice, Footprint, choose, finding_peak, least
-from edge_pslora.errors import BudgetError, WorkspaceError
+from edge_pslora.errors import BudgetError, UsageError, WorkspaceError
 from edge_pslora.models.types import EncodedInputs, LoadedModel
 from edge_pslora.pipeline.footprint import RESIDENT_STEP, Known, measure
 from edge_pslora.pipeline.resources import peak_rss_bytes
 from edge_pslora.training.allocator import keep_freed, return_at_once
 from edge_pslora.training.layout import suits
+from edge_pslora.training.placing import CPU, find_device
 from edge_pslora.training.plan import TrainingPlan, UsedPrecision, UsedPrefix
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.units import format_size
@@ -38,12 +40,31 @@ PART = 16
 ROUND = RESIDENT_STEP  # the least that would do is said with so much room, and then does
 
 
-def precisions(model: LoadedModel, config: AdaptConfig) -> tuple[UsedPrecision, ...]:
+def usable_device(config: AdaptConfig) -> torch.device:
+    """The one that the session is to be computed on.
+
+    Raises:
+        UsageError: there is none such, or a budget of the computer's memory was given for it.
+    """
+    device = find_device(config.engine.device)
+    if device != CPU and config.budget.ram_bytes is not None:
+        raise UsageError(
+            "--ram-budget",
+            expected="--device cpu beside it: it predicts what a session on the CPU takes",
+            found=f"--device {config.engine.device}",
+            remedy="leave one of them out",
+        )
+    return device
+
+
+def precisions(
+    model: LoadedModel, config: AdaptConfig, device: torch.device = CPU
+) -> tuple[UsedPrecision, ...]:
     """Those to choose from, the preferred first."""
     wanted = config.engine.precision
     if wanted != "auto":
         return (wanted,)
-    return ("bf16", "float32") if _is_large(model) and has_bf16() else ("float32",)
+    return ("bf16", "float32") if _is_large(model) and has_bf16(device) else ("float32",)
 
 
 def _is_large(model: LoadedModel) -> bool:
@@ -62,17 +83,24 @@ def _is_large(model: LoadedModel) -> bool:
     return sum(sizes) >= LARGE_PRODUCTS
 
 
-def unplanned(model: LoadedModel, inputs: EncodedInputs, config: AdaptConfig) -> TrainingPlan:
-    """Without a memory budget nothing has to be measured: whole batches, large models in parts."""
+def unplanned(
+    model: LoadedModel, inputs: EncodedInputs, config: AdaptConfig, device: torch.device = CPU
+) -> TrainingPlan:
+    """Without a memory budget nothing has to be measured: whole batches, large models in parts.
+
+    Beside the CPU nothing is kept of lower layers: reading it would take longer than computing it.
+    """
     size, engine = config.train.batch_size, config.engine
-    part = min(size, PART) if _is_large(model) else size
+    on_cpu = device == CPU
+    part = min(size, PART) if on_cpu and _is_large(model) else size
     return TrainingPlan(
         micro_batch=min(engine.micro_batch or part, size),
         feature_batch=part,
-        precision=precisions(model, config)[0],
+        precision=precisions(model, config, device)[0],
         checkpointing=bool(engine.checkpointing),
-        cut=True,
-        channels_last=suits(model.backbone, inputs),
+        cut=on_cpu,
+        channels_last=on_cpu and suits(model.backbone, inputs),
+        device=str(device),
     )
 
 
@@ -149,6 +177,7 @@ def described_plan(plan: TrainingPlan, config: AdaptConfig) -> str:
         + (f" in parts of {plan.micro_batch}" if plan.micro_batch < size else ""),
         plan.precision,
     ]
+    parts += [f"on {plan.device}"] if plan.device != "cpu" else []
     parts += ["activations computed twice"] if plan.checkpointing else []
     parts += [f"prefix kept: {plan.prefix}"] if plan.prefix != "off" else []
     parts += ["memory given back at once"] if plan.returning else []

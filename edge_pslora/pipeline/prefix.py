@@ -71,6 +71,8 @@ def plan_prefix(
     asked = wanted not in ("auto", "off")
     if not plan.cut or (few and not asked) or (wanted == "off" and plan.precision == "float32"):
         note = "finding where training can start takes more memory than the budget has"
+        if plan.device != "cpu":
+            note = f"with --device {plan.device} every layer is computed anew"
         return PlannedPrefix(note=f"no prefix cache: {note}" if asked and not plan.cut else "")
     with channels_last(model.backbone, plan.channels_last):
         cut = _usable_cut(model, config, inputs, plan)

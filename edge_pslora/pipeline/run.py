@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edge_pslora.config import AdaptConfig, EligibilityConfig
@@ -53,6 +54,7 @@ from edge_pslora.pipeline.planning import (
     kept_plan,
     make_plan,
     unplanned,
+    usable_device,
 )
 from edge_pslora.pipeline.prefix import open_prefix, plan_prefix, room_for_rows
 from edge_pslora.pipeline.preparing import (
@@ -73,8 +75,10 @@ from edge_pslora.pipeline.result import AdaptResult
 from edge_pslora.pipeline.stages import Stages
 from edge_pslora.pipeline.wear import CheckpointWear
 from edge_pslora.progress import Progress, SilentProgress
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.allocator import give_back
 from edge_pslora.training.layout import channels_last
+from edge_pslora.training.placing import described_device, peak_bytes, placed
 from edge_pslora.training.plan import TrainingPlan
 from edge_pslora.training.precision import has_bf16
 from edge_pslora.training.session import SessionData, run_session
@@ -127,6 +131,7 @@ def adapt(
     # that the process holds is new: a process of many sessions would grow with each
     gc.collect()
     config = config or AdaptConfig()
+    device = usable_device(config)
     stages = Stages(progress or SilentProgress())
     meter = Meter(config.budget)
     path = Path(workspace)
@@ -151,7 +156,7 @@ def adapt(
                 opened = create(path, request, train, config)
         past = read_past([Path(a) for a in adapters], opened.model)
         name = task_name(task, Path(data))
-        run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, past)
+        run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, device, past)
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
@@ -166,6 +171,9 @@ def _threads(workspace: Path, model: ModelArgument | None) -> int | None:
     return 1 if model == "auto" else None
 
 
+PROBE = 8  # samples that are computed on the CPU too, before a session elsewhere
+
+
 @dataclass(frozen=True)
 class _Run:
     opened: Opened
@@ -177,6 +185,7 @@ class _Run:
     stages: Stages
     meter: Meter
     watch: Watch
+    device: torch.device
     past: tuple[PastAdapter, ...] = ()
 
 
@@ -198,7 +207,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     require_room(workspace.path, 4 * floats, config)
     first = parent is None
     kept = kept_plan(workspace.unfinished(digest))
-    plan = kept or _planned(Known(model, memory, targets, data, config, first))
+    plan = kept or _planned(Known(model, memory, targets, data, config, first), run.device)
     published = Published(model, targets, count_labels(memory, data), config)
     require_disk(workspace, published)
     room = None if kept else room_for_rows(workspace.path, disk_left(workspace, published))
@@ -217,6 +226,12 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     with (
         open_base(workspace.base, model) as base_weights,
         open_prefix(prefix, data.inputs, staged.scratch, digest) as rows,
+        placed(
+            model.backbone,
+            run.device,
+            data.inputs.batch(np.arange(min(PROBE, len(data.inputs)), dtype=np.int64)),
+            stays=not TASKS[memory.head.task_type].has_head,
+        ),
         channels_last(model.backbone, plan.channels_last),
     ):
         result = run_session(
@@ -283,6 +298,8 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
     metrics["plan"] = plan.to_dict()
+    if (held_there := peak_bytes(run.device)) is not None:
+        metrics["device_peak_bytes"] = held_there
     metrics["adapter_parameters"] = adapter_parameters(targets, config)
     if run.past:
         metrics["imported"] = [p.facts() for p in run.past]
@@ -299,9 +316,9 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
 
 
-def _planned(known: Known) -> TrainingPlan:
+def _planned(known: Known, device: torch.device) -> TrainingPlan:
     if known.config.budget.ram_bytes is None:
-        return unplanned(known.model, known.data.inputs, known.config)
+        return unplanned(known.model, known.data.inputs, known.config, device)
     return make_plan(known)[0]
 
 
@@ -317,7 +334,8 @@ def _run_digest(run: _Run, workspace: Workspace) -> str:
         "version": VERSION,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "bf16": has_bf16(),
+        "bf16": has_bf16(run.device),
+        "device": described_device(run.device),
         "data": run.dataset.digest,
         "base": workspace.header.base_digest,
         "config": run.config.to_dict(),

@@ -10,6 +10,7 @@ from torch import nn
 
 from edge_pslora.models.types import Backbone, EncodedInputs
 from edge_pslora.training.batches import Indices, sorted_batches
+from edge_pslora.training.placing import device_of
 
 Around = Callable[[Indices], AbstractContextManager[None]]
 
@@ -26,7 +27,7 @@ def run_batches(
 
     around: what each batch is computed within.
     """
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     rows: torch.Tensor | None = None
     for batch in sorted_batches(inputs.lengths(), batch_size):
         with around(batch):

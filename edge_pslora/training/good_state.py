@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from edge_pslora.core.adamw import by_device
 from edge_pslora.training.adamw import AdamW
 
 State = list[tuple[torch.Tensor, dict[str, torch.Tensor]]]  # of each parameter: value, optimiser's
@@ -20,12 +21,29 @@ def is_finite(parameters: Sequence[nn.Parameter], optimizer: AdamW) -> bool:
     return bool(torch.isfinite(nn.utils.get_total_norm(_tensors(parameters, optimizer))))
 
 
-def remember(parameters: Sequence[nn.Parameter], optimizer: AdamW) -> State:
-    """A copy of the parameters and of what the optimiser keeps of them."""
-    return [
-        (p.detach().clone(), {name: v.clone() for name, v in optimizer.state[p].items()})
-        for p in parameters
-    ]
+def remember(
+    parameters: Sequence[nn.Parameter], optimizer: AdamW, before: State | None = None
+) -> State:
+    """A copy of the parameters and of what the optimiser keeps of them.
+
+    before: an earlier one of the same, whose memory is written anew.
+    """
+    states = [optimizer.state[p] for p in parameters]
+    if before is None or any(
+        kept.keys() != s.keys() for (_, kept), s in zip(before, states, strict=True)
+    ):
+        return [
+            (p.detach().clone(), {name: v.clone() for name, v in state.items()})
+            for p, state in zip(parameters, states, strict=True)
+        ]
+    copies, values = [], []
+    for parameter, state, (copy, kept) in zip(parameters, states, before, strict=True):
+        copies += [copy, *kept.values()]
+        values += [parameter.detach(), *state.values()]
+    # two lists that are parted alike: a value and its copy are on one device
+    for some, others in zip(by_device(copies), by_device(values), strict=True):
+        torch._foreach_copy_(some, others)
+    return before
 
 
 def go_back(state: State, parameters: Sequence[nn.Parameter], optimizer: AdamW) -> None:
@@ -40,5 +58,6 @@ def _tensors(parameters: Iterable[nn.Parameter], optimizer: AdamW) -> list[torch
     found: list[torch.Tensor] = []
     for parameter in parameters:
         found.append(parameter.detach())
-        found += [v.detach().float() for v in optimizer.state[parameter].values()]
+        kept = optimizer.state[parameter].items()
+        found += [v.detach().float() for name, v in kept if name != "step"]
     return found

@@ -22,6 +22,7 @@ from edge_pslora.models.types import Backbone
 from edge_pslora.training.half_weights import halvable, halved
 from edge_pslora.training.inject import Adapter, injected
 from edge_pslora.training.layout import is_channels_last, is_laid, pictures_last
+from edge_pslora.training.placing import device_of
 from edge_pslora.training.replacing import replaced
 from edge_pslora.training.targets import is_transposed_linear
 
@@ -49,15 +50,16 @@ def half_base(
             module = model.get_submodule(name)
             stack.enter_context(replaced(module, _low_rank_forward(module, adapter)))
         stack.enter_context(injected(model, others))
-        stack.enter_context(replaced(backbone, _half_forward(backbone.forward)))
+        kind = device_of(model).type
+        stack.enter_context(replaced(backbone, _half_forward(backbone.forward, kind)))
         stack.enter_context(FullPrecision())
         yield
 
 
-def _half_forward(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _half_forward(forward: Callable[..., torch.Tensor], kind: str) -> Callable[..., torch.Tensor]:
     def half_forward(**inputs: torch.Tensor) -> torch.Tensor:
         # where a module mixes bf16 and float32, autocast says which wins
-        with torch.autocast("cpu", HALF):
+        with torch.autocast(kind, HALF):
             return forward(**pictures_last(inputs)).float()
 
     return half_forward
@@ -91,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 class FullPrecision(TorchFunctionMode):
-    """The two operations that are no faster in bf16, in float32 whatever they are given."""
+    """The two operations that are no faster in bf16 on a CPU, in float32 there whatever they are given."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -100,7 +102,8 @@ class FullPrecision(TorchFunctionMode):
         wanted = func is F.scaled_dot_product_attention or (
             func is F.conv2d and _strided_depthwise(*args, **kwargs)
         )
-        if not wanted or not any(_is_half(value) for value in (*args, *kwargs.values())):
+        values = (*args, *kwargs.values())
+        if not wanted or not any(_is_half(v) and v.device.type == "cpu" for v in values):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):  # it would take them back to bf16
             full = func(*map(_full, args), **{k: _full(v) for k, v in kwargs.items()})

@@ -30,24 +30,37 @@ class Adapter:
 
     def delta(self) -> torch.Tensor:
         """D [out, in], detached, with the bits that a receiver of A and B gets (core.replay)."""
-        A, B = self.A.detach().numpy(), self.B.detach().numpy()
+        A, B = self.A.detach().cpu().numpy(), self.B.detach().cpu().numpy()
         return torch.from_numpy(low_rank_update(B, A, self.scaling))
 
     def round_to(self, form: FactorForm) -> None:
         """A and B become what can be shipped in that form."""
         with torch.no_grad():
-            self.A.copy_(torch.from_numpy(rounded(form, self.A.detach().numpy())))
-            self.B.copy_(torch.from_numpy(rounded(form, self.B.detach().numpy().T)).T)
+            A, B = self.A.detach().cpu().numpy(), self.B.detach().cpu().numpy()
+            self.A.copy_(torch.from_numpy(rounded(form, A)))
+            self.B.copy_(torch.from_numpy(rounded(form, B.T)).T)
+
+    def on_cpu(self) -> Adapter:
+        """The same values there; itself where it is there."""
+        if self.A.device.type == "cpu":
+            return self
+        A, B = self.A.detach().cpu(), self.B.detach().cpu()
+        return Adapter(self.target, nn.Parameter(A), nn.Parameter(B), self.scaling)
 
 
 def new_adapters(
-    targets: tuple[Target, ...], rank: int, scaling: float, generator: torch.Generator
+    targets: tuple[Target, ...],
+    rank: int,
+    scaling: float,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Adapter]:
-    """Fresh adapters with zero updates, by target name."""
+    """Fresh adapters with zero updates, by target name; the same values on every device."""
     adapters = {}
     for target in targets:
         A, B = init_lora(*target.shape, rank, generator)
-        adapters[target.name] = Adapter(target, nn.Parameter(A), nn.Parameter(B), scaling)
+        pair = nn.Parameter(A.to(device)), nn.Parameter(B.to(device))
+        adapters[target.name] = Adapter(target, *pair, scaling)
     return adapters
 
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from edge_pslora.config import StabilityConfig, TrainConfig
@@ -126,7 +125,7 @@ def train(
     of_head = {p: config.head_rate for name, p in extra.items() if name.startswith("head.")}
     optimizer = AdamW(named.values(), config.learning_rate, times=of_head)
     penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
-    log = TrainLog(notes=[penalty.note] if penalty.note else [])
+    log = TrainLog()
     rate_factor = 1.0
     watch = Watch() if len(sampling.watched) else None
     if hooks.store is not None and (saved := hooks.store.load()) is not None:
@@ -182,7 +181,7 @@ def train(
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         position += 1
         numbers = [loss, norm, *([] if added is None else [added.value, added.norm])]
-        task_loss, size, *pulled = torch.stack([n.double() for n in numbers]).tolist()  # one sync
+        task_loss, size, *pulled = map(float, numbers)
         finite = math.isfinite(size) and math.isfinite(task_loss)
         if finite:
             optimizer.step()
@@ -200,7 +199,7 @@ def train(
                 )
             _look(watch, index + 1 == per_epoch, compute_loss, inputs, sampling, config, parameters)
             continue
-        good = remember(parameters, optimizer)
+        good = remember(parameters, optimizer, good)
         log.first_step = log.first_step or time.monotonic()
         log.task_loss.append(task_loss)
         # at a step that leaves the penalty out, the value last seen stands for it

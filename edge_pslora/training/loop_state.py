@@ -27,9 +27,9 @@ def save(
 ) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, parameter in named.items():
-        arrays[f"{name}.value"] = parameter.detach().numpy().copy()
+        arrays[f"{name}.value"] = parameter.detach().cpu().numpy().copy()
         for key, value in optimizer.state[parameter].items():
-            arrays[f"{name}.{key}"] = np.atleast_1d(value.detach().numpy().copy())
+            arrays[f"{name}.{key}"] = np.atleast_1d(value.detach().cpu().numpy().copy())
     arrays["log.task_loss"] = np.array(log.task_loss, dtype=np.float64)
     arrays["log.penalty"] = np.array(log.penalty, dtype=np.float64)
     arrays["log.pull"] = np.array(log.pull, dtype=np.float64)
@@ -37,7 +37,7 @@ def save(
     if watch is not None:
         meta["watched"] = watch.losses
         for name, value in zip(named, watch.best, strict=False):
-            arrays[f"{name}.best"] = value.numpy().copy()
+            arrays[f"{name}.best"] = value.cpu().numpy().copy()
     store.save(arrays, meta)
 
 
@@ -57,8 +57,10 @@ def restore(
             continue
         optimizer.state[parameter] = {
             "step": torch.from_numpy(arrays[f"{name}.step"].copy())[0],
-            "exp_avg": torch.from_numpy(arrays[f"{name}.exp_avg"].copy()),
-            "exp_avg_sq": torch.from_numpy(arrays[f"{name}.exp_avg_sq"].copy()),
+            "exp_avg": torch.from_numpy(arrays[f"{name}.exp_avg"].copy()).to(parameter.device),
+            "exp_avg_sq": torch.from_numpy(arrays[f"{name}.exp_avg_sq"].copy()).to(
+                parameter.device
+            ),
         }
     log.task_loss = arrays["log.task_loss"].tolist()
     log.penalty = arrays["log.penalty"].tolist()

@@ -31,7 +31,7 @@ class TargetWeights:
     def past(self) -> dict[str, torch.Tensor]:
         """M = W - W0 of every target."""
         return {
-            t.name: as_matrix(self.parameters[t.weight_name].detach(), t)
+            t.name: as_matrix(self.parameters[t.weight_name].detach().cpu(), t)
             - as_matrix(self.base(t.weight_name), t)
             for t in self.targets
         }
@@ -50,7 +50,7 @@ class TargetWeights:
         for t in self.targets:
             weight = self.parameters[t.weight_name]
             with torch.no_grad():
-                weight.add_(as_weight(deltas[t.name], t, weight.shape))
+                weight.add_(as_weight(deltas[t.name], t, weight.shape).to(weight.device))
 
 
 def target_weights(

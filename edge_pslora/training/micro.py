@@ -33,12 +33,12 @@ def add_gradients(
         loss = compute_loss(inputs.batch(batch), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-    total = torch.zeros(())
+    total: torch.Tensor | None = None
     for part, share in parts(batch, micro_batch, terms):
         loss = compute_loss(inputs.batch(part), part) * share
         loss.backward()  # type: ignore[no-untyped-call]
-        total = total + loss.detach()
-    return total
+        total = loss.detach() if total is None else total + loss.detach()
+    return torch.zeros(()) if total is None else total
 
 
 def parts(batch: Indices, size: int, terms: Indices | None) -> list[tuple[Indices, float]]:

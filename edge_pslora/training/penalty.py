@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,16 @@ import torch
 
 from edge_pslora.config import StabilityConfig
 from edge_pslora.core.stability import StabilityStack, StabilityTarget, stack_targets
-from edge_pslora.core.stability_fused import fused_tiles
-from edge_pslora.core.stability_loss import computing_dtype, stability_terms, sums_squares
+from edge_pslora.core.stability_large import LargeTiles
+from edge_pslora.core.stability_loss import computing_dtype, stability_terms
 from edge_pslora.core.stability_tiles import TileEngine, in_place_tiles
 from edge_pslora.training.head_rows import RowPenalty, add_row_penalty
 from edge_pslora.training.inject import Adapter
 
 _ROWS = 7  # keeps the draw of the rows apart from other draws with the same seed
+_WITHOUT_FLOAT64 = (
+    "mps",
+)  # there the loss is computed on the CPU, with which it shares its memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Penalty:
     """weight * (mean over all layers of L_s + L_s of the rows), ready for the steps of one session.
 
     engine: owns the scratch, for all groups and steps; None where no group looks at the history.
-    note: what people should know of how it is computed, or "". rows: of a linear head, or None.
+    rows: of a linear head, or None.
     """
 
     groups: tuple[LayerGroup, ...]
@@ -40,7 +43,6 @@ class Penalty:
     engine: TileEngine | None
     seed: int
     session: int
-    note: str = ""
     rows: RowPenalty | None = None
 
     @property
@@ -69,28 +71,27 @@ def prepare_penalty(
         # neighbours of similar rank: a tile is as wide as the largest rank in it
         names.sort(key=lambda name: -targets[name].rank)
         A = adapters[names[0]].A
+        device = "cpu" if A.device.type in _WITHOUT_FLOAT64 else A.device
         stack = stack_targets(
-            [targets[name] for name in names], config, computing_dtype(A.dtype), A.device
+            [targets[name] for name in names], config, computing_dtype(A.dtype), device
         )
         groups.append(LayerGroup(tuple(adapters[name] for name in names), stack))
-    engine, note = _engine([g.stack for g in groups if not g.stack.silent], config)
-    return Penalty(tuple(groups), config, engine, seed, session, note, rows)
+    engine = _engine([g.stack for g in groups if not g.stack.silent])
+    return Penalty(tuple(groups), config, engine, seed, session, rows)
 
 
-def _engine(stacks: list[StabilityStack], config: StabilityConfig) -> tuple[TileEngine | None, str]:
+def _engine(stacks: list[StabilityStack]) -> TileEngine | None:
     if not stacks:
-        return None, ""
-    dtype, device, note = stacks[0].left.dtype, stacks[0].left.device, ""
-    if device.type == "cuda":
-        fused, note = fused_tiles(dtype, device, sums_squares(config))
-        if fused is not None:
-            return fused, ""
-    return in_place_tiles([stack.shape for stack in stacks], dtype, device), note
+        return None
+    dtype, device = stacks[0].left.dtype, stacks[0].left.device
+    if device.type == "cpu":
+        return in_place_tiles([stack.shape for stack in stacks], dtype, device)
+    return LargeTiles()
 
 
 @dataclass(frozen=True)
 class PenaltyStep:
-    """What one step added. Tensors without dimensions, on the adapters' device.
+    """What one step added. Tensors without dimensions.
 
     value: of the penalty; an unbiased estimate where rows are sampled. norm: of its gradient.
     """
@@ -114,29 +115,38 @@ def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
     weight = config.weight / penalty.layers
     values, norms = [], []
     for group in penalty.groups:
+        device = group.stack.left.device
         terms = stability_terms(
-            torch.stack([adapter.A for adapter in group.adapters]),
-            torch.stack([adapter.B for adapter in group.adapters]),
+            torch.stack([adapter.A for adapter in group.adapters]).to(device),
+            torch.stack([adapter.B for adapter in group.adapters]).to(device),
             group.adapters[0].scaling,
             group.stack,
             config,
             offset,
             penalty.engine,
         )
-        gradients = zip(terms.grad_A.unbind(), terms.grad_B.unbind(), strict=True)
-        for adapter, (grad_A, grad_B) in zip(group.adapters, gradients, strict=True):
-            for parameter, gradient in ((adapter.A, grad_A), (adapter.B, grad_B)):
-                if parameter.grad is not None:
-                    parameter.grad.add_(gradient, alpha=weight * config.every)
+        parameters = [a.A for a in group.adapters] + [a.B for a in group.adapters]
+        parts = (*terms.grad_A.unbind(), *terms.grad_B.unbind())
+        _add([p.grad for p in parameters], parts, weight * config.every)
         values.append(terms.loss.sum())
         norms += [torch.linalg.vector_norm(g).float() for g in (terms.grad_A, terms.grad_B)]
     norm = weight * torch.linalg.vector_norm(torch.stack(norms))
     value = weight * torch.stack(values).sum()
     if penalty.rows is not None:
         loss, size = add_row_penalty(penalty.rows, config, config.weight * config.every)
-        value = value + config.weight * loss
-        norm = torch.hypot(norm, config.weight * size)
+        value = value + config.weight * loss.to(value.device)
+        norm = torch.hypot(norm, config.weight * size.to(norm.device))
     return PenaltyStep(value, norm)
+
+
+def _add(
+    gradients: Sequence[torch.Tensor | None], parts: Sequence[torch.Tensor], factor: float
+) -> None:
+    """gradient += factor * part, for all that there are in one operation."""
+    pairs = [(g, part) for g, part in zip(gradients, parts, strict=True) if g is not None]
+    if pairs:
+        found, others = [g for g, _ in pairs], [part.to(g.device) for g, part in pairs]
+        torch._foreach_add_(found, others, alpha=factor)
 
 
 def row_offset(turn: int, stride: int, seed: int, session: int) -> int:

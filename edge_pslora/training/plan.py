@@ -20,6 +20,7 @@ class TrainingPlan:
     channels_last: pictures lie so in memory during the session (training/layout.py).
     peak_bytes: predicted resident memory of the process at its largest, 0 where nothing was predicted.
     returning: freed memory goes back to the system at once (training/allocator.py).
+    device: of the model's passes and the optimiser's steps, by torch's name (training/placing.py).
     """
 
     micro_batch: int
@@ -31,6 +32,7 @@ class TrainingPlan:
     channels_last: bool = False
     peak_bytes: int = 0
     returning: bool = False
+    device: str = "cpu"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Whether this processor multiplies bf16 matrices by itself; without that bf16 would be the slower one."""
+"""Whether a processor multiplies bf16 matrices by itself; without that bf16 would be the slower one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ _X86 = ("avx512_bf16", "amx_bf16")
 _ARM = "bf16"
 
 
-def has_bf16() -> bool:
-    """True with AVX512-BF16, AMX or ARM's BF16 instructions, and a torch whose oneDNN uses them."""
+def has_bf16(device: torch.device) -> bool:
+    """The CPU: with AVX512-BF16, AMX or ARM's BF16 instructions, and a torch whose oneDNN uses them. No
+    for other devices, where its conversions cost more launches than its products save time: on an H200
+    a step takes longer in bf16 than in float32 (MiniLM, MobileNetV1; docs/ENGINE.md)."""
+    if device.type != "cpu":
+        return False
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):

@@ -46,6 +46,7 @@ from edge_pslora.training.merging import (
     target_weights,
 )
 from edge_pslora.training.norms import norm_parameters
+from edge_pslora.training.placing import device_of
 from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.prefix_cache import PrefixCache
 from edge_pslora.training.session_loss import answered_loss, session_loss, session_sampling
@@ -110,8 +111,9 @@ def run_session(
 ) -> SessionResult:
     """Adapts the model in place: afterwards it has the weights to deploy, and `memory.head` its head.
 
-    On entry the model carries W0 + M_{t-1}. The function raises before the weights change, or leaves
-    them half changed: the caller then discards the model.
+    On entry the model carries W0 + M_{t-1}, and is where it is to be trained (`placing.placed`); what
+    comes back besides it is on the CPU. The function raises before the weights change, or leaves them
+    half changed: the caller then discards the model.
 
     Args:
         plan: how it is computed; None: whole batches in float32. Its layout of pictures is the
@@ -140,7 +142,8 @@ def run_session(
     wanted = task.encode(data.targets, head.labels)
 
     generator = torch.Generator().manual_seed(config.train.seed * 1_000_003 + session)
-    adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator)
+    device = device_of(model.backbone.model)
+    adapters = new_adapters(targets, config.lora.rank, config.lora.scaling, generator, device)
     few = min(8, plan.micro_batch, len(data.inputs))
     probe = data.inputs.batch(np.arange(few, dtype=np.int64))
     required = config.engine.precision == "bf16"
@@ -202,6 +205,7 @@ def run_session(
             samples = torch.from_numpy(batch)
             with nullcontext() if prefix is None else prefix.reading(model.backbone, batch):
                 outputs = model.backbone(**inputs)
+            inputs = {name: x.to(outputs.device) for name, x in inputs.items()}
             logits = in_session.logits(outputs, samples)
             return answered(outputs, logits, samples, inputs, head.target_scale)
 
@@ -223,6 +227,7 @@ def run_session(
         adapter.round_to(config.lora.factors)
     with injected(model.backbone.model, adapters), torch.no_grad():
         adapter_features = model.backbone(**probe)
+    adapters = {name: adapter.on_cpu() for name, adapter in adapters.items()}
     progress.finish()
     if prefix is not None and prefix.note:
         log.notes.append(prefix.note)

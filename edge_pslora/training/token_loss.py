@@ -72,13 +72,13 @@ class _TokenLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         size = max(1, CHUNK // (4 * len(weight)))
         gradient = torch.empty_like(rows)
-        total = torch.zeros(())
+        total = torch.zeros((), device=rows.device)
         for start in range(0, len(rows), size):
             part, right = rows[start : start + size], wanted[start : start + size]
             logits = F.linear(part.to(weight.dtype), weight, bias).float()
             total += F.cross_entropy(logits, right, reduction="sum")
             error = logits.softmax(1)
-            error[torch.arange(len(right)), right] -= 1
+            error[torch.arange(len(right), device=right.device), right] -= 1
             gradient[start : start + size] = error.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         ctx.count = len(rows)

@@ -46,7 +46,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
         *("--stability-cache", "int8", "--max-forgetting", "0.05", "--force"),
         *("--ridge", "0.1", "--class-balance", "session", "--label-template", "about {}"),
         *("--head-budget", "3MB", "--factors", "bf16", "--disk-budget", "2GB"),
-        *("--stability-features", "2", "--compete", "all"),
+        *("--stability-features", "2", "--compete", "all", "--device", "cuda:1"),
         *("--early-stop", "--label-smoothing", "0.1", "--balanced-sampling"),
         *("--precision", "bf16", "--micro-batch", "4", "--checkpointing", "--prefix-cache", "int8"),
         *("--adapt-depth", "0.5", "--only-on-power", "--min-battery", "30%"),
@@ -84,7 +84,7 @@ def test_every_flag_reaches_its_setting(pipeline: Any) -> None:
             label_smoothing=0.1,
             balanced_sampling=True,
         ),
-        engine=c.EngineConfig("bf16", 4, True, "int8", 0.5),
+        engine=c.EngineConfig("bf16", 4, True, "int8", 0.5, "cuda:1"),
         budget=c.BudgetConfig(512 * 1024, 2_000_000, 10**9, 5400.0, 3_000_000, 2 * 10**9),
         gate=c.GateConfig(max_forgetting=0.05, force=True),
     )

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model
+import torch
+from tiny import ArrayInputs, blobs, tiny_model
 from torch import nn
 
-from edge_pslora.config import AdaptConfig, EngineConfig
+from edge_pslora.config import AdaptConfig, BudgetConfig, EngineConfig
+from edge_pslora.errors import UsageError
 from edge_pslora.pipeline import planning
 from edge_pslora.pipeline.planning import PLAN_FILE, keep_plan, kept_plan, precisions
 from edge_pslora.pipeline.wear import PAUSE, CheckpointWear
@@ -90,11 +92,11 @@ def test_bf16_is_for_large_matrices_and_a_processor_that_has_it(monkeypatch):
         backbone = type(small.backbone)(module)
         return precisions(replace(small, backbone=backbone), AdaptConfig())
 
-    monkeypatch.setattr(planning, "has_bf16", lambda: True)
+    monkeypatch.setattr(planning, "has_bf16", lambda device: True)
     assert of(wide) == ("bf16", "float32")
     for module in (table, thin, small.backbone.model):
         assert of(module) == ("float32",)
-    monkeypatch.setattr(planning, "has_bf16", lambda: False)
+    monkeypatch.setattr(planning, "has_bf16", lambda device: False)
     assert of(wide) == ("float32",)
     asked = replace(AdaptConfig(), engine=EngineConfig(precision="bf16"))
     assert precisions(small, asked) == ("bf16",)
@@ -111,3 +113,21 @@ def test_checkpoints_become_rare_once_they_wrote_as_much_as_is_published(tmp_pat
     now[0] = PAUSE
     assert wear.due()
     assert wear.spent == 300
+
+
+def test_a_budget_of_main_memory_is_no_budget_of_a_device(monkeypatch):
+    monkeypatch.setattr(planning, "find_device", torch.device)
+    budget = BudgetConfig(ram_bytes=10**9)
+    there = AdaptConfig(engine=EngineConfig(device="cuda:1"))
+    assert planning.usable_device(there) == torch.device("cuda:1")
+    assert planning.usable_device(AdaptConfig(budget=budget)) == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"--ram-budget.*found --device cuda:1"):
+        planning.usable_device(replace(there, budget=budget))
+
+
+def test_what_is_planned_for_a_device_is_whole_batches_in_float32(monkeypatch):
+    monkeypatch.setattr(planning, "_is_large", lambda model: True)
+    model, inputs = tiny_model(), ArrayInputs(blobs(("a", "b"))[0])
+    plan = planning.unplanned(model, inputs, AdaptConfig(), torch.device("cuda:0"))
+    assert plan == TrainingPlan(32, 32, "float32", device="cuda:0")
+    assert "on cuda:0" in planning.described_plan(plan, AdaptConfig())

@@ -18,6 +18,7 @@ from edge_pslora.training.half_base import HALF, half_base
 from edge_pslora.training.half_weights import halvable, halved, joined, split
 from edge_pslora.training.inject import injected, new_adapters
 from edge_pslora.training.memory import first_memory
+from edge_pslora.training.placing import CPU
 from edge_pslora.training.plan import plain_plan
 from edge_pslora.training.session import SessionData, SessionResult, run_session
 from edge_pslora.training.stepping import half_problem, settled, stepping
@@ -258,9 +259,9 @@ def test_a_processor_with_bf16_products_is_known_by_its_flags(name, monkeypatch)
     monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(precision.torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(precision.torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert not precision.has_bf16()
+    assert not precision.has_bf16(CPU)
     monkeypatch.setattr(precision.torch.cpu, "get_capabilities", lambda: {name: True})
-    assert precision.has_bf16()
+    assert precision.has_bf16(CPU)
 
 
 def test_the_flags_of_an_arm_processor_are_read(tmp_path):

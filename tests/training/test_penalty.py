@@ -172,7 +172,6 @@ def test_switched_off_it_prepares_and_adds_nothing():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
 @pytest.mark.parametrize("config", [EXACT, replace(EXACT, history_cache="int8", row_stride=3)])
 def test_on_a_gpu_it_is_the_same(config):
     found, past = _layers(dtype=torch.float32, device="cuda")
