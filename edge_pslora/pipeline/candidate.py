@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.core.certificate import certify_signs
+from edge_pslora.data.seen import Digests
 from edge_pslora.data.types import Dataset
 from edge_pslora.exporters.lora_factors import LoraFactors, factors_from_matrices
 from edge_pslora.exporters.model_card import ModelCard, write_card
@@ -38,7 +39,8 @@ REJECTED = "rejected.jsonl"
 class Candidate:
     """A finished session that may become generation `number`.
 
-    anchors: those it will keep. notes: what the user should hear of, one sentence each.
+    anchors: those it will keep. seen: digests of all samples learned from. notes: what the user should
+    hear of, one sentence each.
     imported: names of the adapters that count as the sessions before the first.
     """
 
@@ -46,6 +48,7 @@ class Candidate:
     task: str
     result: SessionResult
     anchors: AnchorSet | None
+    seen: Digests
     data: SessionData
     config: AdaptConfig
     notes: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ def write_candidate(
             "imported": list(candidate.imported),
         },
     )
-    write_memory(folder, result.memory, candidate.anchors, config.budget)
+    write_memory(folder, result.memory, candidate.anchors, config.budget, candidate.seen)
     write_tensors(folder / layout.MODEL, tensors, {"format": "pt"}, finite=True)
     head = result.memory.head
     classifier = with_head(model.backbone, head).eval()

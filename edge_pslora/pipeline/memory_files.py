@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from edge_pslora.config import BudgetConfig
+from edge_pslora.data.seen import Digests, nothing_seen
 from edge_pslora.errors import WorkspaceError
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
@@ -31,6 +32,7 @@ from edge_pslora.workspace import layout
 from edge_pslora.workspace.generation import Generation
 from edge_pslora.workspace.tensors import open_tensors, write_tensors
 
+SEEN = "seen"  # in the anchor file, beside the anchors
 RUNNING = "running.safetensors"  # only under merge `cumulative`
 HEAD_NAME = "pslora_head"  # the head's name in model.safetensors when the base brought none
 
@@ -139,14 +141,37 @@ def load_anchors(generation: Generation) -> AnchorSet | None:
     )
 
 
+def load_seen(generation: Generation) -> Digests:
+    """Digests of what was learned from up to and including that generation; it lies with the anchors."""
+    if not generation.has(layout.ANCHOR):
+        return nothing_seen()
+    with open_tensors(generation.file(layout.ANCHOR)) as file:
+        found = file.read(SEEN) if SEEN in file.names else nothing_seen()
+    if found.dtype != np.uint64 or found.ndim != 1:
+        raise WorkspaceError(
+            str(generation.path / layout.ANCHOR),
+            expected="digests of earlier samples",
+            found=f"{found.dtype} {list(found.shape)}",
+            remedy="roll back to an earlier generation",
+        )
+    return found
+
+
 def write_memory(
-    folder: Path, memory: Memory, anchors: AnchorSet | None, budget: BudgetConfig
+    folder: Path,
+    memory: Memory,
+    anchors: AnchorSet | None,
+    budget: BudgetConfig,
+    seen: Digests,
 ) -> None:
-    """history, head, anchor and (cumulative) running files, durably."""
+    """history, head, anchor and (cumulative) running files, durably. Where no sample is kept, no digest
+    of one is either."""
     _write(folder / layout.HISTORY, history_to_arrays(memory.history, budget.history_bytes))
     _write(folder / layout.HEAD, head_to_arrays(memory.head, budget.head_bytes))
     if anchors is not None:
-        _write(folder / layout.ANCHOR, anchors_to_arrays(anchors), finite=False)
+        stored = anchors_to_arrays(anchors)
+        stored = Stored({**stored.arrays, SEEN: seen}, stored.metadata)
+        _write(folder / layout.ANCHOR, stored, finite=False)
     if memory.running is not None:
         write_tensors(folder / RUNNING, {n: t.numpy() for n, t in memory.running.items()})
 

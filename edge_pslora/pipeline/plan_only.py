@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_pslora.config import AdaptConfig
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.seen import without_seen
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.models.options import ModelOptions
 from edge_pslora.models.types import ModelArgument
@@ -23,6 +24,7 @@ from edge_pslora.pipeline.disk import (
     session_bytes,
 )
 from edge_pslora.pipeline.footprint import Known
+from edge_pslora.pipeline.memory_files import load_seen
 from edge_pslora.pipeline.opening import (
     ModelRequest,
     Opened,
@@ -74,6 +76,8 @@ def plan_session(
     with _opened(path, request, dataset, train, config) as opened:
         loaded = opened.model
         parent = opened.workspace.current()
+        if parent is not None and not read.keep_duplicates:
+            train, held = parts(without_seen(dataset, load_seen(parent)), config.train.seed)
         memory, _, targets = start_from(parent, loaded, config, train, (), opened.workspace.base)
         config = with_targets(config, targets)
         samples = SessionData(loaded.encoder.encode(train), train.targets)

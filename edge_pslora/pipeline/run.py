@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from edge_pslora.config import AdaptConfig, EligibilityConfig
+from edge_pslora.data.duplicates import row_digests
 from edge_pslora.data.options import ReadOptions
+from edge_pslora.data.seen import nothing_seen, remembered, without_seen
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import GateRefusedError
 from edge_pslora.exporters.run import open_onnx
@@ -38,7 +40,7 @@ from edge_pslora.pipeline.eligibility import Watch
 from edge_pslora.pipeline.footprint import Known
 from edge_pslora.pipeline.imported import PastAdapter, read_past
 from edge_pslora.pipeline.judging import Held, judge
-from edge_pslora.pipeline.memory_files import FileCheckpoints, open_base
+from edge_pslora.pipeline.memory_files import FileCheckpoints, load_seen, open_base
 from edge_pslora.pipeline.opening import (
     ModelRequest,
     Opened,
@@ -156,7 +158,10 @@ def adapt(
                 opened = create(path, request, train, config)
         past = read_past([Path(a) for a in adapters], opened.model)
         name = task_name(task, Path(data))
-        run = _Run(opened, dataset, train, held, config, name, stages, meter, watch, device, past)
+        twice = read.keep_duplicates
+        run = _Run(
+            *(opened, dataset, train, held, config, name, stages, meter, watch, device, twice, past)
+        )
         digest = _run_digest(run, opened.workspace)
         if (finished := opened.workspace.recover(digest)) is not None:
             return result_of(finished)
@@ -186,6 +191,7 @@ class _Run:
     meter: Meter
     watch: Watch
     device: torch.device
+    keep_duplicates: bool
     past: tuple[PastAdapter, ...] = ()
 
 
@@ -193,7 +199,11 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     workspace, model = run.opened.workspace, run.opened.model
     stage = run.stages.stage
     parent = workspace.current()
-    train, held = run.train, run.held
+    known = nothing_seen() if parent is None else load_seen(parent)
+    dataset, train, held = run.dataset, run.train, run.held
+    if len(known) and not run.keep_duplicates:
+        dataset = without_seen(dataset, known)
+        train, held = parts(dataset, run.config.train.seed)
     memory, anchors, targets = start_from(
         parent, model, run.config, train, run.past, workspace.base
     )
@@ -254,7 +264,15 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     notes += [prefix.note] if prefix.note else []
     imported = tuple(p.name for p in run.past)
     candidate = Candidate(
-        staged.number, run.task, result, grown, data, config, (*model.notes, *notes), imported
+        staged.number,
+        run.task,
+        result,
+        grown,
+        remembered(known, row_digests(dataset.train)),
+        data,
+        config,
+        (*model.notes, *notes),
+        imported,
     )
     with stage("exporting"):
         try:
@@ -287,15 +305,15 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         old = None
         if parent is not None:
             old = (open_onnx(parent.file(layout.ONNX), most_rows=most), memory.head)
-        known = held_anchors(model, anchors)
+        earlier = held_anchors(model, anchors)
         session = Held(data.inputs, data.targets)
         sizes = {layer.name: layer.relative_norm for layer in result.layers}
         decision, figures = judge(
-            config.gate, new, old, holdout, known, session, result.unseen, sizes
+            config.gate, new, old, holdout, earlier, session, result.unseen, sizes
         )
     run.meter.check_memory("the checks")
     tasks, by_session = _task_names(parent, run.task, imported), figures.pop("by_session")
-    metrics = session_metrics(candidate, run.dataset, len(holdout.targets), figures, exported)
+    metrics = session_metrics(candidate, dataset, len(holdout.targets), figures, exported)
     metrics["tasks"] = tasks
     metrics["plan"] = plan.to_dict()
     if (held_there := peak_bytes(run.device)) is not None:
@@ -313,7 +331,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
         name: round(value, 3) for name, value in (run.stages.seconds | result.seconds).items()
     }
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return finish(workspace, model, staged, candidate, run.dataset, decision, metrics, created)
+    return finish(workspace, model, staged, candidate, dataset, decision, metrics, created)
 
 
 def _planned(known: Known, device: torch.device) -> TrainingPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,12 @@ def test_a_small_session_has_the_benefit_of_the_doubt_while_the_anchors_stay_sur
     untold = {"learned_p": None, "known_p": None, "alone_p": None}
     assert len(_reasons(_evidence(**small | untold, **kept))) == 1
     assert len(_reasons(_evidence(**small, **kept, tables=()))) == 1
+    # one whose labels follow is no longer that small: less may be lost
+    in_part = _evidence(75, learned_p=1e-9)
+    assert in_part.contradicted_p < 0.05
+    for kept_there, refused in ((0.82, 1), (0.845, 0)):
+        found = _reasons(replace(in_part, sure_after=[kept_there] * 40))
+        assert len(found) == refused
     # nor where the kind of task has no probabilities
     assert len(_reasons(_evidence(**small, sure_before=(), sure_after=()))) == 2
 

@@ -19,6 +19,7 @@ from torch import nn
 import edge_pslora
 from edge_pslora import AdaptConfig, BudgetConfig
 from edge_pslora.config import GateConfig, LoraConfig, TrainConfig
+from edge_pslora.data.options import ReadOptions
 from edge_pslora.errors import BudgetError
 from edge_pslora.pipeline.resources import peak_rss_bytes
 
@@ -64,7 +65,10 @@ def session(folder: Path, budget: int | None) -> edge_pslora.AdaptResult:
         gate=GateConfig(force=True),
     )
     model = Pictures()
-    return edge_pslora.adapt(folder / "d.npz", model=model, workspace=folder / "w", config=config)
+    again = ReadOptions(keep_duplicates=True)
+    return edge_pslora.adapt(
+        folder / "d.npz", model=model, workspace=folder / "w", config=config, read=again
+    )
 
 
 def main(folder: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from edge_pslora import AdaptConfig, LoraConfig, TrainConfig, adapt
+from edge_pslora.data.options import ReadOptions
 from edge_pslora.errors import AdapterError, EdgePsloraError, UsageError
 from edge_pslora.exporters.export import export_generation
 from edge_pslora.exporters.export_options import ExportOptions
@@ -100,12 +101,16 @@ def source(tmp_path: Path) -> Path:
     return kit.write_npz(tmp_path / "digits.npz", x[:, None], y)
 
 
+AGAIN = ReadOptions(keep_duplicates=True)  # the same samples in every session
+
+
 def learn(source: Path, workspace: Path, *adapters: Path, config: AdaptConfig = STILL) -> Any:
     result = adapt(
         source,
         model=seeded(Net),
         workspace=workspace,
         adapters=adapters,
+        read=AGAIN,
         config=replace(config, gate=replace(config.gate, force=True)),
     )
     assert result.promoted, result.reason
@@ -185,7 +190,7 @@ def test_every_rule_takes_adapters_and_goes_on(tmp_path, source, rule):
     learn(source, tmp_path / "w", *folders, config=config)
     # generation 2 is trained on top: the workspace needs no adapter any more
     config = replace(config, lora=LoraConfig())
-    result = adapt(source, model=Net, workspace=tmp_path / "w", config=config)
+    result = adapt(source, model=Net, workspace=tmp_path / "w", config=config, read=AGAIN)
     assert result.metrics["sessions"] == 4
     assert {layer["name"] for layer in result.metrics["layers"]} == {"one", "two"}
 

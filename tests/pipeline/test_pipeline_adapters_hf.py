@@ -11,6 +11,7 @@ from peft import TaskType, get_peft_model
 from safetensors.torch import load_file
 
 from edge_pslora import AdaptConfig, GateConfig, TrainConfig, adapt
+from edge_pslora.data.options import ReadOptions
 from edge_pslora.errors import AdapterError, WorkspaceError
 from tests.pipeline import hf_kit
 from tests.pipeline import pipeline_kit as kit
@@ -73,8 +74,9 @@ def test_a_folder_in_shards_is_known_again(tmp_path: Path) -> None:
     (base / "model.safetensors").unlink()
     model.save_pretrained(base, max_shard_size="10KB")
     data = kit.write_jsonl(tmp_path / "texts.jsonl", TOPICS)
+    again = ReadOptions(keep_duplicates=True)
     for number in (1, 2):
-        result = adapt(data, model=str(base), workspace=tmp_path / "w", config=CONFIG)
+        result = adapt(data, model=str(base), workspace=tmp_path / "w", config=CONFIG, read=again)
         assert result.generation == number
     shard = min(base.glob("model-*.safetensors"))
     content = shard.read_bytes()

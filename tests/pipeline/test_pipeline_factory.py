@@ -103,5 +103,5 @@ def test_the_same_model_may_be_named_again_and_another_may_not(weights, run, tmp
     assert (wrong.code, wrong.facts["error"]) == (4, "WorkspaceError")
     assert "leave --model out" in wrong.facts["remedy"]
     assert kit.snapshot(tmp_path / "w") == before
-    assert run("adapt", data, *model, "--epochs", 1).code == 0
+    assert run("adapt", data, *model, "--epochs", 1, "--keep-duplicates").code == 0
     assert Workspace.open(tmp_path / "w").generations() == (1, 2)

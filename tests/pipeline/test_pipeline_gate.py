@@ -33,7 +33,7 @@ def test_shuffled_labels_are_refused_with_their_figures(workspace: Path, tmp_pat
 
 
 def test_an_update_beyond_the_cap_is_refused(workspace: Path, tmp_path: Path):
-    data = kit.digits_npz(tmp_path / "d.npz", range(7), 80, inverted=False)
+    data = kit.digits_npz(tmp_path / "d.npz", range(7), 80, part="test")
     config = AdaptConfig(gate=GateConfig(max_update=1e-9))
     result = adapt(data, workspace=workspace, config=config)
     assert not result.promoted
@@ -45,7 +45,7 @@ def test_training_that_stays_not_finite_fails_and_changes_nothing(
 ):
     monkeypatch.setattr(loop, "is_finite", lambda *arguments: False)
     before = kit.snapshot(workspace / "generations")
-    data = kit.digits_npz(tmp_path / "d.npz", range(7), 80)
+    data = kit.digits_npz(tmp_path / "d.npz", range(7), 80, part="test")
     done = run("adapt", data, "--workspace", workspace)
     assert (done.code, done.facts["error"]) == (1, "EdgePsloraError")
     assert "4 steps with a non-finite loss, gradient or weight" in done.facts["message"]

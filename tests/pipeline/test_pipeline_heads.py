@@ -54,7 +54,8 @@ def test_a_label_text_head_learns_exports_and_goes_on(tmp_path: Path, run: Any) 
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     logits = runner.run({n: v for n, v in inputs.items() if n in runner.input_types})
     assert np.abs(logits).max() <= norms[0] * (1 + 1e-4)
-    other = run("adapt", more, "--workspace", workspace, "--head", "linear", *TEXT)
+    newer = write_jsonl(tmp_path / "three.jsonl", ["travel", "money"], seed=2)
+    other = run("adapt", newer, "--workspace", workspace, "--head", "linear", *TEXT)
     assert other.code == 2
     assert "label-text" in other.err or "label-text" in str(other.facts)
 
@@ -105,8 +106,9 @@ def test_a_head_budget_is_kept_or_refused(tmp_path: Path, run: Any) -> None:
     arrays = _arrays(tmp_path / "w", 1)
     assert sum(a.nbytes for n, a in arrays.items() if n.startswith("gram")) <= 6000
     assert "gram_vectors" in arrays
+    more = digits_npz(tmp_path / "more.npz", [0, 1, 2], 150, part="test")
     again = run(
-        "adapt", data, "--workspace", tmp_path / "w", "--head-budget", "6KB", "--epochs", "1"
+        "adapt", more, "--workspace", tmp_path / "w", "--head-budget", "6KB", "--epochs", "1"
     )
     assert again.code == 0, again.err
     assert _arrays(tmp_path / "w", 2)["gram_vectors"].shape == arrays["gram_vectors"].shape

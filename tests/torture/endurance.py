@@ -29,7 +29,7 @@ from tests.torture.plan import Plan, Row
 _RSS_PERCENT = 5.0
 _SMALL = (
     *("--epochs", "1", "--batch-size", "32", "--rank", "2", "--anchor-budget", "20KB"),
-    *("--force", "--json"),
+    *("--force", "--json", "--keep-duplicates"),
 )
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
