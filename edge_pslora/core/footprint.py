@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # glibc keeps what is freed in its heap, in pieces that the next tensor does not fit: steps took 1.3 to 2.1
-# times what their tensors add up to on MiniLM and MobileNetV1, and up to 2.9, another factor each time,
-# with tensors of 19 MB (tests/pipeline/budgets_child.py)
+# times what their tensors add up to on MiniLM and MobileNetV1, 2.9 with tensors of 19 MB
+# (tests/pipeline/budgets_child.py), and once 350 MB more than three times that. So no budget hangs on it
 HEAP_WASTE = 3.0
 # what tensors do not show: kernels' own buffers, the allocator's rounding
 KERNEL_SHARE = 1.1
@@ -64,7 +64,7 @@ class Footprint:
 @dataclass(frozen=True)
 class Choice:
     """micro_batch, feature_batch: samples at once in training and in inference. returning: memory goes
-    back to the system as soon as it is free, which is slower. peaks: stage -> predicted bytes."""
+    back to the system as soon as it is free: what a budget is kept by. peaks: stage -> predicted bytes."""
 
     micro_batch: int
     feature_batch: int
@@ -114,18 +114,17 @@ def choose(
     budget: None: all fits. micro: the micro-batch that the user wants; None: whole batches, halves,
     ..., single samples.
     """
-    sizes = halves(batch_size)
+    sizes, returning = halves(batch_size), budget is not None
     for way in found.ways:
-        for returning in (False, True):
-            for size in sizes if micro is None else [micro]:
-                expected = peaks(found, size, 1, way, returning=returning)
-                if budget is not None and max(expected.values()) > budget:
-                    continue
-                # what training takes does not depend on it: the largest that fits as well
-                for batch in sizes:
-                    expected = peaks(found, size, batch, way, returning=returning)
-                    if budget is None or max(expected.values()) <= budget:
-                        return Choice(size, batch, way, returning, expected)
+        for size in sizes if micro is None else [micro]:
+            expected = peaks(found, size, 1, way, returning=returning)
+            if budget is not None and max(expected.values()) > budget:
+                continue
+            # what training takes does not depend on it: the largest that fits as well
+            for batch in sizes:
+                expected = peaks(found, size, batch, way, returning=returning)
+                if budget is None or max(expected.values()) <= budget:
+                    return Choice(size, batch, way, returning, expected)
     return None
 
 
@@ -133,9 +132,7 @@ def least(found: Footprint, batch_size: int, micro: int | None = None) -> Choice
     """The choice that needs the least; of equals the fastest."""
     size = min(micro or 1, batch_size)
     options = [
-        Choice(size, 1, way, returning, peaks(found, size, 1, way, returning=returning))
-        for way in found.ways
-        for returning in (False, True)
+        Choice(size, 1, way, True, peaks(found, size, 1, way, returning=True)) for way in found.ways
     ]
     return min(options, key=lambda choice: choice.peak)
 

@@ -16,6 +16,9 @@ from torch import nn
 from edge_pslora.training.norms import is_norm
 
 _HALF = 1 << 15
+_PART = (
+    1 << 20
+)  # numbers at a time: what lies between would take three times a large table's memory
 
 
 def halvable(model: nn.Module) -> list[nn.Parameter]:
@@ -37,17 +40,27 @@ def split(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight rounded to bf16 (ties away from zero), and int16: what `joined` needs besides."""
     bits = weight.contiguous().view(torch.int32)
     low = bits.to(torch.int16)  # keeps the lower 16 bits
-    upper = ((bits + _HALF) >> 16).to(torch.int16)
+    upper = torch.empty_like(low)
+    for part, of in zip(_parts(upper), _parts(bits), strict=True):
+        part.copy_((of + _HALF) >> 16)
     return upper.view(torch.bfloat16), low
 
 
 def joined(upper: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
     """The float32 weight that `split` was given, to the bit."""
-    bits = (upper.contiguous().view(torch.int16).to(torch.int32) << 16) | (
-        low.to(torch.int32) & 0xFFFF
-    )
-    # a lower half of 2^15 or more is negative as int16: there the upper one was raised
-    return (bits - ((low < 0).to(torch.int32) << 16)).view(torch.float32)
+    bits = torch.empty(low.shape, dtype=torch.int32, device=low.device)
+    uppers = upper.contiguous().view(torch.int16)
+    for high, rest, part in zip(_parts(uppers), _parts(low), _parts(bits), strict=True):
+        # a lower half of 2^15 or more is negative as int16: there the upper one was raised
+        raised = high.to(torch.int32) - (rest < 0).to(torch.int32)
+        part.copy_((raised << 16) | (rest.to(torch.int32) & 0xFFFF))
+    return bits.view(torch.float32)
+
+
+def _parts(numbers: torch.Tensor) -> list[torch.Tensor]:
+    """Views of its numbers in order, _PART at a time; it is contiguous."""
+    flat = numbers.view(-1)
+    return [flat[start : start + _PART] for start in range(0, len(flat), _PART)]
 
 
 @contextmanager

@@ -41,8 +41,8 @@ def test_ten_budgets_of_memory_from_the_least_are_kept(tmp_path):
     for run in found["runs"]:
         assert run["peak"] <= run["budget"], run
         assert run["peak_bytes"] <= run["budget"], run
-    # a smaller budget is met by smaller parts, not by luck
-    assert found["runs"][0]["micro_batch"] < found["runs"][-1]["micro_batch"]
+    # a smaller budget is met by a smaller plan, not by luck
+    assert found["runs"][0]["peak_bytes"] < found["runs"][-1]["peak_bytes"]
 
 
 def test_the_least_of_the_disk_that_is_named_does(run, tmp_path):
