@@ -354,6 +354,7 @@ def _run_digest(run: _Run, workspace: Workspace) -> str:
         "threads": torch.get_num_threads(),
         "bf16": has_bf16(run.device),
         "device": described_device(run.device),
+        "keep_duplicates": run.keep_duplicates,
         "data": run.dataset.digest,
         "base": workspace.header.base_digest,
         "config": run.config.to_dict(),
