@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 # glibc keeps what is freed in its heap, in pieces that the next tensor does not fit: steps took 1.3 to 2.1
 # times what their tensors add up to on MiniLM and MobileNetV1, 2.9 with tensors of 19 MB
-# (tests/pipeline/budgets_child.py), and once 350 MB more than three times that. So no budget hangs on it
+# (tests/pipeline/budgets_child.py), and once 350 MiB more than three times that. So no budget hangs on it
 HEAP_WASTE = 3.0
 # what tensors do not show: kernels' own buffers, the allocator's rounding
 KERNEL_SHARE = 1.1
