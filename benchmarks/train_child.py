@@ -6,6 +6,7 @@ python -m benchmarks.train_child JOB, JOB being the JSON of `Job`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -128,6 +129,9 @@ def _since(then: tuple[float, float]) -> tuple[float, float]:
 
 def run_ours(job: Job) -> Taken:
     """`adapt` of a first session in a new workspace, as the command calls it."""
+    from edge_pslora.cli.waiting import wait_asleep
+
+    wait_asleep(os.environ)
     from edge_pslora.config import AdaptConfig, BudgetConfig, EngineConfig, GateConfig, TrainConfig
     from edge_pslora.errors import EdgePsloraError
     from edge_pslora.pipeline import adapt

@@ -12,6 +12,7 @@ from edge_pslora.cli import data_options as d
 from edge_pslora.cli import engine_options as e
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
+from edge_pslora.cli.loading import heavy_imports
 from edge_pslora.cli.output import columns, print_result
 from edge_pslora.cli.quiet import working
 from edge_pslora.cli.settings import adapt_config
@@ -149,8 +150,9 @@ def compare(
     keys = [key.strip() for key in methods.split(",") if key.strip()]
     with working(quiet=quiet, debug=debug) as progress:
         # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.compare.own import compare as run_all
-        from edge_pslora.models.options import ModelOptions
+        with heavy_imports():
+            from edge_pslora.compare.own import compare as run_all
+            from edge_pslora.models.options import ModelOptions
 
         if threads is not None:
             import torch

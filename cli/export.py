@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_pslora.cli import options as o
+from edge_pslora.cli.loading import heavy_imports
 from edge_pslora.cli.output import print_result
 from edge_pslora.cli.quiet import working
 from edge_pslora.errors import UsageError
@@ -162,7 +163,8 @@ def export(
 
             result = patch_export(workspace, place, generation=generation)
         elif options.needs_model:
-            from edge_pslora.pipeline.exporting import export_with_model
+            with heavy_imports():
+                from edge_pslora.pipeline.exporting import export_with_model
 
             result = export_with_model(
                 workspace, place, options, generation=generation, overwrite=overwrite, data=data

@@ -24,6 +24,7 @@ from edge_pslora.cli import (
     replay,
 )
 from edge_pslora.cli.output import print_json, printable
+from edge_pslora.cli.waiting import wait_asleep
 from edge_pslora.errors import EdgePsloraError, UsageError
 from edge_pslora.version import VERSION
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    wait_asleep(os.environ)
     for stream in (sys.stdout, sys.stderr):
         # A label in Greek must not end a run under LANG=C.
         if hasattr(stream, "reconfigure"):

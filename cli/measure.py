@@ -10,6 +10,7 @@ import typer
 from edge_pslora.cli import data_options as d
 from edge_pslora.cli import model_options as m
 from edge_pslora.cli import options as o
+from edge_pslora.cli.loading import heavy_imports
 from edge_pslora.cli.output import OTHER_FIGURES, columns, fraction, print_result, table
 from edge_pslora.cli.quiet import working
 from edge_pslora.errors import WorkspaceError
@@ -71,7 +72,8 @@ def evaluate(
     )
     with working(quiet=quiet, debug=debug):
         # Torch is imported here and not above: --help has to start fast.
-        from edge_pslora.evaluation import evaluate as measure
+        with heavy_imports():
+            from edge_pslora.evaluation import evaluate as measure
 
         result = measure(
             workspace,
