@@ -14,6 +14,7 @@ from edge_pslora.compare.tables import (
     cost_table,
     loss_table,
     overall_table,
+    streams_table,
     target_table,
 )
 
@@ -38,7 +39,12 @@ def results_markdown(
     """Everything the page has, as Markdown; command: what measures a stream's lines again."""
     parts = [_sources(sources), READING]
     parts += ["## Targets", _table(target_table(targets(streams, other_tasks)))]
-    parts += ["## All streams", _table(overall_table(overall(streams)))]
+    means = overall(streams)
+    parts += ["## All streams", _table(overall_table(means))]
+    parts += [
+        "## Every method on every stream",
+        _table(streams_table(streams, [m.key for m in means])),
+    ]
     parts += ["## Where it loses", _losses(streams)]
     parts += ["## Ablation of every part", _ablation(streams, ablations)]
     for s in streams:

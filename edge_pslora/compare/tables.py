@@ -92,6 +92,24 @@ def cost_table(stream: StreamFigures) -> Table:
     return Table(header, rows)
 
 
+def streams_table(streams: Sequence[StreamFigures], keys: Sequence[str]) -> Table:
+    """Every method on every stream: average accuracy in percent, and half of its 95 % interval."""
+    rows = []
+    for key in keys:
+        own = [s.method(key) for s in streams]
+        names = [m.name for m in own if m is not None]
+        rows.append((Cell(names[0] if names else key), *(_average(m) for m in own)))
+    return Table(("method", *(s.name for s in streams)), tuple(rows))
+
+
+def _average(m: MethodFigures | None) -> Cell:
+    if m is None:
+        return Cell(NOTHING)
+    mean, high = m.average.mean, m.average.high
+    half = "" if high is None else f" ±{100 * (high - mean):.1f}"
+    return Cell(f"{100 * mean:.1f}{half}", mean)
+
+
 def overall_table(found: Sequence[OverallFigures]) -> Table:
     """Means over streams; and on how many of them our default is shown to be better or worse."""
     header = (

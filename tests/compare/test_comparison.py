@@ -188,6 +188,11 @@ def test_the_markdown_has_the_same_tables_and_its_commands(streams):
     assert "EWC \\<script>alert(1)\\</script>" in text
     mean = streams[0].method("pslora").average.mean
     assert f"| PS-LoRA (default) | {100 * mean:.1f} % (" in text
+    every = text.split("## Every method on every stream\n\n")[1].split("\n\n")[0].splitlines()
+    own = [s.method("pslora").average for s in streams]
+    cells = [f"{100 * a.mean:.1f} ±{100 * (a.high - a.mean):.1f}" for a in own]
+    assert f"| PS-LoRA (default) | {' | '.join(cells)} |" in every
+    assert every[0].count("|") == len(streams) + 2
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     for table in tables:
         widths = {line.count("|") - line.count("\\|") for line in table.splitlines()}
