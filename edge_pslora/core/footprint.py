@@ -45,9 +45,9 @@ class Footprint:
 
     resident: of the process as it is. features: of a pass without gradients. results: what such passes
     leave, and the algebra on it. trained: adapters, their gradients, moments and copies. merging: what
-    merge and history take. left: what the steps and they leave behind. exporting: tracing, or
-    rewriting, the graph. proving: onnxruntime and torch side by side, by rows at once. ways: the fastest
-    first.
+    merge and history take. left: what they leave behind; kernels: what the steps do, at most: never
+    more than a step takes. exporting: tracing, or rewriting, the graph. proving: onnxruntime and torch
+    side by side, by rows at once. ways: the fastest first.
     """
 
     resident: int
@@ -56,6 +56,7 @@ class Footprint:
     trained: int
     merging: int
     left: int
+    kernels: int
     exporting: int
     proving: Growth
     ways: Sequence[Way]
@@ -81,16 +82,15 @@ def peaks(found: Footprint, micro: int, batch: int, way: Way, *, returning: bool
     """Stage -> the process's largest resident memory in it."""
     waste = KERNEL_SHARE * (1.0 if returning else HEAP_WASTE)
     base = found.resident + MARGIN
+    step = int(waste * max(way.step.at(micro), found.features.at(micro)))
+    after = base + found.results + found.left + min(found.kernels, step)
     return {
         "features": base + found.results + int(waste * found.features.at(batch)),
         # what lies below the adapters is computed in float32, as features are
-        "training": base
-        + found.results
-        + found.trained
-        + int(waste * max(way.step.at(micro), found.features.at(micro))),
+        "training": base + found.results + found.trained + step,
         "merging": base + found.results + found.trained + found.merging,
-        "exporting": base + found.results + found.trained + found.left + found.exporting,
-        "checking": base + found.results + found.left + int(KERNEL_SHARE * found.proving.at(batch)),
+        "exporting": after + found.trained + found.exporting,
+        "checking": after + int(KERNEL_SHARE * found.proving.at(batch)),
     }
 
 

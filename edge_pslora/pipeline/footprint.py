@@ -89,7 +89,8 @@ def measure(known: Known, precisions: Sequence[UsedPrecision]) -> Footprint:
         results=_results(known),
         trained=TRAINED_COPIES * trained + 3 * largest + cache,
         merging=MERGE_COPIES * sum(adapted) + 2 * largest,
-        left=LEFT_COPIES * sum(adapted) + LEFT_KERNELS,
+        left=LEFT_COPIES * sum(adapted),
+        kernels=LEFT_KERNELS,
         exporting=(EXPORT_LIBRARIES + TRACED_COPIES * weights)
         if known.first
         else RUNTIME_LIBRARIES + PATCHED_COPIES * weights,

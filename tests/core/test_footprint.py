@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from edge_pslora.core.footprint import Footprint, Growth, Way, choose, halves, l
 SIZES = st.integers(0, 1 << 28)
 GROWTHS = st.builds(Growth, SIZES, SIZES)
 WAYS = st.builds(Way, st.sampled_from(["bf16", "float32"]), st.booleans(), GROWTHS)
-FOOTPRINTS = st.builds(Footprint, SIZES, GROWTHS, *[SIZES] * 5, GROWTHS, st.lists(WAYS, min_size=1))
+FOOTPRINTS = st.builds(Footprint, SIZES, GROWTHS, *[SIZES] * 6, GROWTHS, st.lists(WAYS, min_size=1))
 
 
 @given(FOOTPRINTS, st.integers(1, 64), st.integers(0, 1 << 36))
@@ -48,3 +49,24 @@ def test_halves_end_at_one(size):
     found = halves(size)
     assert (found[0], found[-1]) == (size, 1)
     assert all(b == (a + 1) // 2 for a, b in itertools.pairwise(found))
+
+
+@given(FOOTPRINTS, st.integers(1, 64))
+def test_what_steps_leave_behind_is_never_more_than_a_step(found, micro):
+    way = found.ways[0]
+    with_them = peaks(found, micro, 1, way, returning=True)
+    without = peaks(replace(found, kernels=0), micro, 1, way, returning=True)
+    step = (
+        with_them["training"]
+        - peaks(
+            replace(found, ways=[], features=Growth(0, 0)),
+            micro,
+            1,
+            replace(way, step=Growth(0, 0)),
+            returning=True,
+        )["training"]
+    )
+    for stage in ("exporting", "checking"):
+        assert with_them[stage] - without[stage] == min(found.kernels, step)
+    for stage in ("features", "training", "merging"):
+        assert with_them[stage] == without[stage]
