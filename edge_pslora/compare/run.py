@@ -108,9 +108,9 @@ def run_digest(config: AdaptConfig, facts: Mapping[str, Any], part: ScoredPart) 
 
 
 def configuration(config: AdaptConfig) -> dict[str, Any]:
-    """The budget as JSON, without the seed."""
+    """The budget as JSON, without the seed, and without the device: methods are compared on the CPU."""
     settings = config.to_dict()
-    del settings["train"]["seed"]
+    del settings["train"]["seed"], settings["engine"]["device"]
     settings["lora"]["target_modules"] = list(settings["lora"]["target_modules"])
     return settings
 
