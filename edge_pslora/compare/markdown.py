@@ -36,7 +36,7 @@ def results_markdown(
     other_tasks: Collection[str] = (),
     titles: Mapping[str, str] | None = None,
 ) -> str:
-    """Everything the page has, as Markdown; command: what measures a stream's lines again."""
+    """What the page has and one table of all, as Markdown; command: what measures a stream again."""
     parts = [_sources(sources), READING]
     parts += ["## Targets", _table(target_table(targets(streams, other_tasks)))]
     means = overall(streams)
