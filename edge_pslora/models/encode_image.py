@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_pslora.data.images import DECODING_ERRORS, open_image
+from edge_pslora.data.source import open_input
 from edge_pslora.data.types import Samples
 from edge_pslora.errors import DataError, InputError
 from edge_pslora.models.image_settings import BILINEAR as BILINEAR
@@ -75,7 +77,7 @@ def decode(path: Path, settings: ImageSettings) -> npt.NDArray[np.uint8]:
     """One picture as uint8 [S, S, 3], R, G, B; transparency is dropped.
 
     Raises:
-        InputError: Pillow is not installed. DataError: the file does not decode.
+        InputError: Pillow is not installed. DataError: the file does not decode, or it changed meanwhile.
     """
     try:
         from PIL import Image
@@ -86,19 +88,20 @@ def decode(path: Path, settings: ImageSettings) -> npt.NDArray[np.uint8]:
             found="it is not installed",
             remedy="run: pip install 'edge-pslora[images]'",
         ) from error
-    try:
-        with Image.open(path) as file:
-            # a palette with transparency is converted by way of RGBA, or Pillow warns
-            picture: Image.Image = file.convert("RGBA") if file.mode == "P" else file.copy()
-            picture = _from_16_bits(picture) if picture.mode.startswith("I") else picture
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            str(path),
-            expected="a picture that decodes",
-            found=str(error),
-            remedy="remove or replace the file",
-        ) from error
+    with open_input(path) as stream:
+        try:
+            with open_image(stream) as file:
+                # a palette with transparency is converted by way of RGBA, or Pillow warns
+                picture: Image.Image = file.convert("RGBA") if file.mode == "P" else file.copy()
+                picture = _from_16_bits(picture) if picture.mode.startswith("I") else picture
+                picture = picture.convert("RGB")
+        except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
+            raise DataError(
+                str(path),
+                expected="a picture that decodes",
+                found=str(error) or type(error).__name__,
+                remedy="remove or replace the file",
+            ) from error
     width, height = _target(picture.width, picture.height, settings)
     if (picture.width, picture.height) != (width, height):
         picture = picture.resize((width, height), Image.Resampling(settings.resample))

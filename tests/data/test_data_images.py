@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_pslora.data.images import image_problem
+from edge_pslora.data.images import image_problem, open_image
 from edge_pslora.data.read import ReadOptions, read_dataset
 from edge_pslora.errors import DataError, InputError
 
@@ -188,3 +188,15 @@ def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(InputError, match=r"pip install 'edge-pslora\[images\]'"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "raw"])
+def test_a_tiff_is_in_memory_before_libtiff_sees_it(tmp_path: Path, compression: str) -> None:
+    """It would map the file, and end the process by a signal where another one cuts it meanwhile."""
+    path = tmp_path / "a.tif"
+    with Image.open(picture(tmp_path / "a.png")) as source:
+        source.save(path, compression=compression)
+        pixels = np.asarray(source)
+    with path.open("rb") as stream, open_image(stream) as image:
+        path.write_bytes(b"")
+        np.testing.assert_array_equal(np.asarray(image), pixels)
