@@ -1,4 +1,4 @@
-"""`make bench-report`: the suite's lines as one page and as the tables of docs/results.md."""
+"""`make bench-report`: the suite's lines as one page, as tables, and as those of docs/results.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.document import measured_blocks, with_blocks
 from benchmarks.places import OUT
 from benchmarks.suite.streams import STREAMS
 from edge_pslora.charts.extra import can_draw
@@ -15,7 +16,7 @@ from edge_pslora.compare.markdown import results_markdown
 from edge_pslora.compare.methods import METHODS
 from edge_pslora.compare.page import comparison_page
 from edge_pslora.compare.results import Result, read
-from edge_pslora.compare.summary import DEFAULT, summarised
+from edge_pslora.compare.summary import DEFAULT, StreamFigures, summarised
 from edge_pslora.compare.tables import Sources
 from edge_pslora.errors import DataError, EdgePsloraError
 from edge_pslora.pages.workspace import NO_DRAWINGS
@@ -29,6 +30,7 @@ OURS = tuple(
     for key, method in METHODS.items()
     if method.paper == "this project" or key.startswith(("pslora", "paper"))
 )
+VARIANTS = tuple(key for key in OURS if key != DEFAULT)
 
 
 def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
@@ -38,17 +40,15 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
     try:
         require_statistics()
         results = [result for path in paths for result in _lines(path, options.part)]
-        names = {key: method.name for key, method in METHODS.items()}
-        streams = summarised(results, names, part=options.part, ours=lambda key: key in OURS)
+        streams = figures_of(results, options.part)
         suite = "make bench-quick" if paths[0].name == QUICK else "make bench-suite"
         sources = sources_of(results, suite)
-        variants = [key for key in OURS if key != DEFAULT]
         titles = {key: stream.title for key, stream in STREAMS.items()}
-        page = comparison_page(streams, sources, variants, OTHER_TASKS, titles)
+        page = comparison_page(streams, sources, VARIANTS, OTHER_TASKS, titles)
         tables = results_markdown(
             streams,
             sources,
-            variants,
+            VARIANTS,
             lambda stream: f"{suite} BENCH='--streams {stream.stream}'",
             OTHER_TASKS,
             titles,
@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
         make_folders(out)
         write_bytes(out / PAGE, page.encode())
         write_bytes(out / TABLES, tables.encode())
+        if options.into is not None:
+            blocks = measured_blocks(results, streams, VARIANTS, OTHER_TASKS)
+            text = with_blocks(_text(options.into), blocks, options.into)
+            write_bytes(options.into, text.encode())
     except EdgePsloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -65,8 +69,15 @@ def main(arguments: Sequence[str] | None = None, *, out: Path = OUT) -> int:
         f"read: {', '.join(map(str, paths))}, {len(results)} results, {len(streams)} streams and settings"
     )
     print(f"written: {out / PAGE}")
-    print(f"written: {out / TABLES}")
+    for path in filter(None, (out / TABLES, options.into)):
+        print(f"written: {path}")
     return 0
+
+
+def figures_of(results: Sequence[Result], part: str = "test") -> tuple[StreamFigures, ...]:
+    """Stream after stream, with every method's name."""
+    names = {key: method.name for key, method in METHODS.items()}
+    return summarised(results, names, part=part, ours=lambda key: key in OURS)
 
 
 def sources_of(results: Sequence[Result], command: str) -> Sources:
@@ -98,6 +109,18 @@ def _lines(path: Path, part: str) -> list[Result]:
     return results
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            str(path),
+            expected="a document with measured parts (benchmarks/document.py)",
+            found=str(error),
+            remedy="give --into docs/results.md",
+        ) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
     parser.add_argument(
@@ -106,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="FILE",
         help=f".gz too; default: {FULL} in benchmarks/out, or {QUICK} where there is none",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="DOCUMENT", help="write its measured parts again, too"
     )
     parser.add_argument(
         "--part", choices=("test", "valid"), default="test", help="which part they were scored on"

@@ -38,19 +38,19 @@ def results_markdown(
 ) -> str:
     """What the page has and one table of all, as Markdown; command: what measures a stream again."""
     parts = [_sources(sources), READING]
-    parts += ["## Targets", _table(target_table(targets(streams, other_tasks)))]
+    parts += ["## Targets", markdown_table(target_table(targets(streams, other_tasks)))]
     means = overall(streams)
-    parts += ["## All streams", _table(overall_table(means))]
+    parts += ["## All streams", markdown_table(overall_table(means))]
     parts += [
         "## Every method on every stream",
-        _table(streams_table(streams, [m.key for m in means])),
+        markdown_table(streams_table(streams, [m.key for m in means])),
     ]
     parts += ["## Where it loses", _losses(streams)]
     parts += ["## Ablation of every part", _ablation(streams, ablations)]
     for s in streams:
         about = _about(s, (titles or {}).get(s.stream, ""))
         parts += [f"## {_escaped(s.name)}", about, f"    {command(s)}"]
-        parts += [_table(accuracy_table(s)), _table(cost_table(s))]
+        parts += [markdown_table(accuracy_table(s)), markdown_table(cost_table(s))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,8 +76,9 @@ def _losses(streams: Sequence[StreamFigures]) -> str:
     found = losses(streams)
     if not found:
         return "No method but joint training has a higher mean on any stream."
-    return "Every method with a higher mean than our default's, the shown ones first.\n\n" + _table(
-        loss_table(found)
+    return (
+        "Every method with a higher mean than our default's, the shown ones first.\n\n"
+        + markdown_table(loss_table(found))
     )
 
 
@@ -85,12 +86,14 @@ def _ablation(streams: Sequence[StreamFigures], keys: Sequence[str]) -> str:
     table = ablation_table(streams, keys)
     if not table.rows:
         return "No variant was measured."
-    return "Variant less default, in points; * where the corrected test shows it.\n\n" + _table(
-        table
+    return (
+        "Variant less default, in points; * where the corrected test shows it.\n\n"
+        + markdown_table(table)
     )
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Pipes; whatever Markdown would read in a cell is escaped."""
     head = "| " + " | ".join(_escaped(name) or " " for name in table.header) + " |"
     lines = [head, "|" + "---|" * len(table.header)]
     for row in table.rows:
