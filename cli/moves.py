@@ -59,6 +59,12 @@ def rollback(
     opened = Workspace.open(workspace)
     with writer_lock(workspace):
         served = opened.rollback(to)
+    if served is None:
+        line = f"Nothing of {workspace} is served now: the update on trial was its first."
+        print_result(
+            dict.fromkeys(("generation", "task", "parent", "path")), [line], as_json=as_json
+        )
+        return
     facts = {
         "generation": served.number,
         "task": served.manifest.task,

@@ -233,38 +233,44 @@ class Workspace:
         """What the gate refused since the last generation was published, oldest first."""
         return staging.refused_so_far(self.path)
 
-    def rollback(self, to: int | None = None) -> Generation:
+    def rollback(self, to: int | None = None) -> Generation | None:
         """Move the pointer to the current generation's parent, or to `to`. Deletes nothing.
 
         Every file of the target is checked first. With `to`, a damaged pointer does not matter. An
-        update that was on trial is no longer, and is not taken again.
+        update that was on trial is no longer, and is not taken again; where nothing served before it,
+        nothing does afterwards.
+
+        Returns:
+            What serves now; None: nothing.
         """
         state = known_state(self.path)
         trial = None if state is None else state.trial
-        if to is None and trial is not None:
-            to = trial.previous
         if to is None:
-            current = self.current()
-            parent = None if current is None else current.manifest.parent
-            if parent is None:
-                raise UsageError(
-                    str(self.path),
-                    expected="a generation before the current one",
-                    found="none" if current is None else f"generation {current.number}, the first",
-                    remedy="nothing was changed; name one with --to NUMBER",
-                )
-            to = parent
-        target = self.generation(to)
-        target.verify()
+            to = self._served_before() if trial is None else trial.previous
+        target = None if to is None else self.generation(to)
+        if target is not None:
+            target.verify()
         # a run killed after its publication must not be "recovered" once the user went back
         staging.forget_published(self.path, self.generations())
         if state is not None and trial is not None:
             state = going_back(state, to)
             replace_state(self.path, state)
-        replace_pointer(self.path, target.pointer())
+        replace_pointer(self.path, NOTHING if target is None else target.pointer())
         if state is not None and trial is not None:
             replace_state(self.path, replace(state, trial=None))
         return target
+
+    def _served_before(self) -> int:
+        current = self.current()
+        parent = None if current is None else current.manifest.parent
+        if parent is None:
+            raise UsageError(
+                str(self.path),
+                expected="a generation before the current one",
+                found="none" if current is None else f"generation {current.number}, the first",
+                remedy="nothing was changed; name one with --to NUMBER",
+            )
+        return parent
 
     def status(self, *, verify: bool = False) -> dict[str, Any]:
         """What is in the workspace, as JSON values; see status.describe."""

@@ -165,6 +165,35 @@ def test_a_rollback_ends_the_trial(made, device):
         device.apply(made.two)
 
 
+def test_a_rollback_ends_the_trial_of_a_first_update(made, fresh):
+    fresh.apply(made.one, device_class="default", check=None)
+    assert fresh.served().number == 1
+    assert fresh.workspace.rollback() is None
+    assert fresh.served() is None
+    state = state_of(fresh)
+    assert (state.counter, state.failed_counter, state.trial) == (1, 1, None)
+    with pytest.raises(GateRefusedError):
+        fresh.apply(made.one)
+    with pytest.raises(UsageError, match="a generation before the current one; found none"):
+        fresh.workspace.rollback()
+    assert fresh.workspace.rollback(1).number == 1
+
+
+def test_the_rollback_of_a_first_update_goes_on_where_it_was_killed(made, fresh, monkeypatch):
+    from edge_pslora.workspace import workspace as module
+
+    fresh.apply(made.one, device_class="default", check=None)
+    monkeypatch.setattr(module, "replace_pointer", lambda path, pointer: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fresh.workspace.rollback()
+    monkeypatch.undo()
+    assert fresh.served().number == 1
+    with pytest.raises(GateRefusedError):
+        fresh.apply(None)
+    assert fresh.served() is None
+    assert state_of(fresh).trial is None
+
+
 def test_a_rollback_says_where_to_before_it_moves_the_pointer(made, device, monkeypatch):
     from edge_pslora.workspace import workspace as module
 

@@ -68,6 +68,16 @@ def test_apply_and_its_exit_codes(made, device, run, say):
     assert run("rollback", device.path).code == 2  # the first
 
 
+def test_the_first_update_on_trial_can_be_taken_back(made, fresh, run, say):
+    first = ("apply", fresh.path, "--from", made.one, "--root", fresh.root)
+    assert run(*first, "--device-class", "default").facts["trial"] == "open"
+    code, out, err = say("rollback", fresh.path)
+    assert (code, err) == (0, "")
+    assert out == f"Nothing of {fresh.path} is served now: the update on trial was its first.\n"
+    nothing = run("rollback", fresh.path, "--to", "1")
+    assert nothing.facts["generation"] == 1  # by name it can be had again
+
+
 def test_adapt_waits_for_the_end_of_a_trial(made, device, tmp_path):
     device.apply(made.two, check=None)
     data = digits_npz(tmp_path / "d.npz", [0, 1], 20)
