@@ -67,4 +67,4 @@ def _constant(train: Samples) -> tuple[str, ...]:
         train.feature_names[i] if train.feature_names else str(i) for i in np.flatnonzero(same)
     ]
     what = "a constant column" if len(names) == 1 else f"{len(names)} constant columns"
-    return (f"{what}, which can teach nothing: {_some(names)}",)
+    return (f"{what} in these data: {_some(names)}",)
