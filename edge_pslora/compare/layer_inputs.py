@@ -12,7 +12,7 @@ from torch import nn
 
 from edge_pslora.errors import UsageError
 from edge_pslora.models.types import Backbone, EncodedInputs
-from edge_pslora.training.features import run_batches
+from edge_pslora.training.batches import sorted_batches
 from edge_pslora.training.targets import Target
 
 Columns = Callable[[nn.Module, torch.Tensor], torch.Tensor]
@@ -64,7 +64,10 @@ def input_covariances(
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(_watched(backbone.model, target, sums, counts))
-        run_batches(backbone, inputs, batch_size)
+        # outputs are not collected: those of a language model are as long as their batch's texts
+        with torch.no_grad():
+            for batch in sorted_batches(inputs.lengths(), batch_size):
+                backbone(**inputs.batch(batch))
     return {name: total / counts[name] for name, total in sums.items()}
 
 

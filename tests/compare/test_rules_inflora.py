@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,3 +160,23 @@ def test_a_layer_whose_inputs_cannot_be_seen_is_refused():
     target = Target("0", "embedding", "0.weight", (3, 4))
     with pytest.raises(UsageError, match=r"kind embedding.*leave this method out"):
         input_covariances(TinyBackbone(module), [target], ArrayInputs(torch.zeros(2, 1).numpy()), 2)
+
+
+def test_batches_of_other_lengths_give_outputs_of_other_lengths():
+    """As a language model's, whose outputs are a row for each token."""
+
+    class Ragged(ArrayInputs):
+        def lengths(self) -> np.ndarray:
+            return np.array([5, 2, 5, 2])
+
+        def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+            longest = int(self.lengths()[indices].max())
+            return {"x": torch.from_numpy(self.rows[indices, :longest])}
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4))
+    x = torch.randn(4, 5, 3)
+    targets = find_targets(module, ["0"])
+    found = input_covariances(TinyBackbone(module), targets, Ragged(x.numpy()), 2)
+    seen = torch.cat([x[::2].reshape(-1, 3), x[1::2, :2].reshape(-1, 3)])
+    torch.testing.assert_close(found["0"], seen.T @ seen / len(seen))
