@@ -76,6 +76,7 @@ def runs_table(results: Sequence[Result], part: ScoredPart = "test") -> Table:
     """What of the whole suite, as it is now, these results are: methods with each number of seeds."""
     done = keys_done(results)
     rows = []
+    total = [0, 0]
     for key, stream in STREAMS.items():
         groups = plan([stream], list(METHODS.values()), SEEDS, part)
         runs = [(m.key, key_of(group, m) in done) for group in groups for m in group.methods]
@@ -84,6 +85,7 @@ def runs_table(results: Sequence[Result], part: ScoredPart = "test") -> Table:
             f"{seeds.count(n)} with {n}" for n in range(SEEDS, 0, -1) if seeds.count(n)
         )
         measured = sum(run for _, run in runs)
+        total = [total[0] + measured, total[1] + len(runs)]
         rows.append(
             (
                 Cell(key),
@@ -92,6 +94,8 @@ def runs_table(results: Sequence[Result], part: ScoredPart = "test") -> Table:
                 Cell(f"{measured} of {len(runs)}", measured),
             )
         )
+    every = f"{total[0]:,} of {total[1]:,}"
+    rows.append((Cell("all"), Cell(""), Cell(""), Cell(every, total[0])))
     return Table(("stream", "methods", "seeds", "runs"), tuple(rows))
 
 
