@@ -236,7 +236,7 @@ def _peft_block(setup: Setup, config: AdaptConfig) -> Callable[[], BlockRun]:
                 factors[name][1].copy_(adapter.B)
         losses: Losses = []
         start = time.perf_counter()
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.0)
         prepared = time.perf_counter()
         for batch in _batches(setup, config):
             optimizer.zero_grad(set_to_none=True)

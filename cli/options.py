@@ -87,7 +87,12 @@ BatchSize = Annotated[
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option(metavar="X", help="Peak learning rate. Default: 5e-4.", rich_help_panel=LEARNING),
+    typer.Option(
+        metavar="X",
+        help="Peak learning rate. Default: 5e-4; of a language model more, the narrower its layers, "
+        "up to 4e-3.",
+        rich_help_panel=LEARNING,
+    ),
 ]
 Head = Annotated[
     HeadKind | None,
@@ -266,6 +271,15 @@ StabilityFeatures = Annotated[
         metavar="X",
         help="Weight of how far a session moves the features of its samples, with an analytic head; "
         "0 = off. Default: 1.",
+        rich_help_panel=STABILITY,
+    ),
+]
+StabilityPull = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Most that the stability loss may pull, in gradients of the task. Default: 0.1; of the "
+        "preset paper: any.",
         rich_help_panel=STABILITY,
     ),
 ]

@@ -40,6 +40,7 @@ _FIELDS = {
     "stability_every": ("stability", "every"),
     "stability_stride": ("stability", "row_stride"),
     "stability_features": ("stability", "features"),
+    "stability_pull": ("stability", "most_pull"),
     "stability_cache": ("stability", "history_cache"),
     "precision": ("engine", "precision"),
     "micro_batch": ("engine", "micro_batch"),

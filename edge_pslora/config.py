@@ -42,6 +42,7 @@ def _require(condition: bool, where: str, expected: str, found: object) -> None:
 # |D| / |W0| of a layer (Frobenius). Hu et al. 2021 (LoRA), table 7, have 6.91 / 61.95 = 0.11 for GPT-3;
 # sessions here 0.01 to 0.02. An update as large as the weights is another model, or a wrong scale.
 MAX_UPDATE = 1.0
+RATE = 5e-4  # the learning rate of all tasks with a head of ours
 
 FACTOR_FORMS: tuple[FactorForm, ...] = ("int8", "int12", "bf16", "float32")  # smallest first
 
@@ -80,6 +81,9 @@ class StabilityConfig:
     every: only at every K-th step, times K. row_stride: the sums over the history take every n-th row
     of a layer, times n, each step another n-th. history_cache: how tanh(a S) is had: "none" from the
     factors at every step, "int8" from one byte per adapted weight, made once per session.
+    most_pull: largest norm that the loss' gradient may have, in norms of the task's gradient; None: any.
+    Not of the paper; without it one weight was nothing to one network and half of all that moved
+    another (benchmarks/LOG.md, 2026-11-26).
     features: weight of the distance that a session's features move (core/feature_drift.py), with an
     analytic head; 0 switches it off. Not of the paper; independent of `weight`.
     """
@@ -93,9 +97,12 @@ class StabilityConfig:
     row_stride: int = 6
     history_cache: HistoryCache = "none"
     features: float = 1.0
+    most_pull: float | None = 0.1
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "--stability-weight", "zero or more", self.weight)
+        limit = self.most_pull
+        _require(limit is None or limit > 0, "--stability-pull", "more than 0", limit)
         _require(self.features >= 0, "--stability-features", "zero or more", self.features)
         _require(self.temperature > 0, "--stability-temperature", "more than 0", self.temperature)
         _require(
@@ -176,10 +183,11 @@ class TrainConfig:
     least loss there is kept. label_smoothing: share of the mass that all labels get alike.
     balanced_sampling: an epoch draws the same number of samples from each class. head_rate: the rate,
     in learning rates, of a linear head that starts from nothing (benchmarks/LOG.md, 2026-11-26); a
-    classifier that came with the model has the adapters'.
+    classifier that came with the model has the adapters'. learning_rate: None: by the kind of task and
+    the model (training/rate.py).
     """
 
-    learning_rate: float = 5e-4
+    learning_rate: float | None = None
     head_rate: float = 10.0
     epochs: int = 3
     batch_size: int = 32
@@ -193,8 +201,14 @@ class TrainConfig:
     label_smoothing: float = 0.0
     balanced_sampling: bool = False
 
+    @property
+    def rate(self) -> float:
+        """The learning rate that was given or settled; else that of all tasks with a head of ours."""
+        return RATE if self.learning_rate is None else self.learning_rate
+
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "--learning-rate", "more than 0", self.learning_rate)
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "--learning-rate", "more than 0", rate)
         _require(self.head_rate > 0, "head_rate", "more than 0", self.head_rate)
         _require(self.epochs >= 0, "--epochs", "zero or more", self.epochs)
         _require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
@@ -320,7 +334,7 @@ def paper_preset() -> AdaptConfig:
     return replace(
         AdaptConfig(),
         lora=LoraConfig(factors="float32"),
-        stability=StabilityConfig(reading="product", row_stride=1, features=0.0),
+        stability=StabilityConfig(reading="product", row_stride=1, features=0.0, most_pull=None),
         merge="max_magnitude",
         head=HeadConfig(kind="linear", compete="all", transport=False, protect=False),
     )

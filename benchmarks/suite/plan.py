@@ -33,7 +33,7 @@ class Group:
 
 def digest_of(stream: SuiteStream, part: ScoredPart) -> str:
     """Of the results that this stream gives with its budget as it is now."""
-    return run_digest(stream.budget.config(), stream.budget.facts(), part)
+    return run_digest(stream.config(), stream.budget.facts(), part)
 
 
 def fits(method: Method, stream: SuiteStream) -> bool:

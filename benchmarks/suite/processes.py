@@ -116,7 +116,7 @@ def _one(
     results = run(
         method,
         stream,
-        budget.config(),
+        group.stream.config(),
         group.seed,
         part=group.part,
         facts=budget.facts(),

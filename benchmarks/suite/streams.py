@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from benchmarks.streams.tiny_language import SIZES
 from benchmarks.suite import picture_streams, sensor_streams, text_streams
 from benchmarks.suite.budget import Budget, Draw
 from edge_pslora.compare.stream import Setting, Stream
+from edge_pslora.config import AdaptConfig
+from edge_pslora.training.rate import language_rate
 
 # what the long order is affordable for: fourteen tasks cost a run two minutes
 LONG = (
@@ -30,6 +33,14 @@ class SuiteStream:
     also: tuple[Setting, ...] = ()
     only: tuple[str, ...] = ()
     language: bool = False
+
+    def config(self) -> AdaptConfig:
+        """The product's defaults for this kind of task, within the budget."""
+        config = self.budget.config()
+        if not self.language:
+            return config
+        rate = language_rate(SIZES["hidden_size"])
+        return replace(config, train=replace(config.train, learning_rate=rate))
 
 
 _TASKS: tuple[Setting, ...] = ("task-incremental",)

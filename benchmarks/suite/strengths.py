@@ -77,7 +77,7 @@ def _features(weight: float, compete: Compete = "session", times: float = 1.0) -
     """The default with another weight on the features' drift, labels that compete, learning rate."""
 
     def change(config: AdaptConfig) -> AdaptConfig:
-        rate = config.train.learning_rate * times
+        rate = config.train.rate * times
         return replace(
             config,
             stability=replace(config.stability, features=weight),
@@ -92,7 +92,7 @@ def _times(times: float) -> Start:
     """The default at another learning rate."""
 
     def change(config: AdaptConfig) -> AdaptConfig:
-        rate = config.train.learning_rate * times
+        rate = config.train.rate * times
         return replace(config, train=replace(config.train, learning_rate=rate))
 
     return _ours(change)
@@ -161,7 +161,7 @@ def _averages(key: str, seeds: int, candidates: Mapping[str, Start]) -> dict[str
             loaded = stream.load(Draw(seed, order, base, work, stream.budget, stream.also))
             for name, start in candidates.items():
                 method = Method(name, name, "", start, joint=name.startswith("joint"))
-                results = run(method, loaded, stream.budget.config(), seed, part="valid")
+                results = run(method, loaded, stream.config(), seed, part="valid")
                 found[name].append(results[0].average)
     return found
 

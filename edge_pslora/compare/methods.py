@@ -133,7 +133,7 @@ _PRODUCT = (
     _product(
         "paper-elementwise",
         "published parts, loss element by element",
-        _paper(stability=StabilityConfig(row_stride=1, features=0.0)),
+        _paper(stability=StabilityConfig(row_stride=1, features=0.0, most_pull=None)),
     ),
 )
 

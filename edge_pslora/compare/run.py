@@ -23,7 +23,10 @@ from edge_pslora.core.metrics import (
     learning_accuracy,
 )
 from edge_pslora.errors import UsageError
+from edge_pslora.tasks import TASKS
+from edge_pslora.training.rate import with_rate
 from edge_pslora.training.session import SessionData
+from edge_pslora.training.targets import adapted_targets
 
 ScoredPart = Literal["test", "valid"]
 
@@ -50,7 +53,11 @@ def run(
     """
     config = replace(config, train=replace(config.train, seed=seed))
     forget_peak()
-    learner = method.start(Setup(stream.new_model(), stream.task_type, config))
+    model = stream.new_model()
+    config = with_rate(
+        config, TASKS[stream.task_type], adapted_targets(model.backbone.model, config)
+    )
+    learner = method.start(Setup(model, stream.task_type, config))
     sessions = [(task.name, task.train) for task in stream.tasks]
     if method.joint:
         sessions = [("joint", stream.joint)]
@@ -108,9 +115,11 @@ def run_digest(config: AdaptConfig, facts: Mapping[str, Any], part: ScoredPart) 
 
 
 def configuration(config: AdaptConfig) -> dict[str, Any]:
-    """The budget as JSON, without the seed, and without the device: methods are compared on the CPU."""
+    """The budget as JSON, without the seed, without the device (methods are compared on the CPU), and
+    without the limit that only PS-LoRA has: results of methods that lack it stay what they are."""
     settings = config.to_dict()
-    del settings["train"]["seed"], settings["engine"]["device"]
+    del settings["train"]["seed"], settings["engine"]["device"], settings["stability"]["most_pull"]
+    settings["train"]["learning_rate"] = config.train.rate
     settings["lora"]["target_modules"] = list(settings["lora"]["target_modules"])
     return settings
 

@@ -41,6 +41,7 @@ from edge_pslora.pipeline.planning import (
 from edge_pslora.pipeline.prefix import plan_prefix, room_for_rows, rows_bytes
 from edge_pslora.pipeline.preparing import parts, start_from, with_targets
 from edge_pslora.pipeline.reading import kept_options, read_for
+from edge_pslora.tasks import TASKS
 from edge_pslora.training.placing import CPU
 from edge_pslora.training.session import SessionData
 from edge_pslora.workspace.workspace import Workspace
@@ -79,7 +80,7 @@ def plan_session(
         if parent is not None and not read.keep_duplicates:
             train, held = parts(without_seen(dataset, load_seen(parent)), config.train.seed)
         memory, _, targets = start_from(parent, loaded, config, train, (), opened.workspace.base)
-        config = with_targets(config, targets)
+        config = with_targets(config, TASKS[memory.head.task_type], targets)
         samples = SessionData(loaded.encoder.encode(train), train.targets)
         encoded = loaded.encoder.encode(held)  # `adapt` holds them too
         if device == CPU:

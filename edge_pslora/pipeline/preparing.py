@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_pslora.config import AdaptConfig
+from edge_pslora.config import RATE, AdaptConfig
 from edge_pslora.data.split import split
 from edge_pslora.data.types import Dataset, Samples
 from edge_pslora.errors import DataError, UsageError
@@ -16,8 +16,10 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.pipeline.imported import PastAdapter, start_after
 from edge_pslora.pipeline.judging import Held, HeldAnchors
 from edge_pslora.pipeline.memory_files import load_anchors, load_memory, load_merged
+from edge_pslora.tasks.types import Task
 from edge_pslora.training.anchor import AnchorSet, grow
 from edge_pslora.training.memory import Memory, first_memory
+from edge_pslora.training.rate import with_rate
 from edge_pslora.training.targets import Target, adapted_targets, find_targets
 from edge_pslora.workspace.generation import Generation
 
@@ -136,9 +138,10 @@ def described(model: LoadedModel, targets: tuple[Target, ...], config: AdaptConf
     ends = dict.fromkeys(".".join(target.name.split(".")[-2:]) for target in targets)
     names = list(dict.fromkeys(_without_numbers(end) for end in ends))
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    rate = "" if config.train.rate == RATE else f" at a rate of {config.train.rate:g}"
     return (
         f"rank {config.lora.rank} on {len(targets)} layers ({shown}): "
-        f"{trained:,} of {total:,} parameters are trained"
+        f"{trained:,} of {total:,} parameters are trained{rate}"
     )
 
 
@@ -146,9 +149,12 @@ def _without_numbers(name: str) -> str:
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
-def with_targets(config: AdaptConfig, targets: tuple[Target, ...]) -> AdaptConfig:
+def with_targets(config: AdaptConfig, task: Task, targets: tuple[Target, ...]) -> AdaptConfig:
+    """The settings as the session has them: layers by name, a learning rate."""
     names = tuple(t.name for t in targets)
-    return replace(config, lora=replace(config.lora, target_modules=names))
+    return with_rate(
+        replace(config, lora=replace(config.lora, target_modules=names)), task, targets
+    )
 
 
 def grown_anchors(

@@ -207,7 +207,7 @@ def _session(run: _Run, digest: str) -> AdaptResult:
     memory, anchors, targets = start_from(
         parent, model, run.config, train, run.past, workspace.base
     )
-    config = with_targets(run.config, targets)
+    config = with_targets(run.config, TASKS[memory.head.task_type], targets)
     run.stages.progress.say(described(model, targets, config))
     with stage("encoding"):
         data = SessionData(model.encoder.encode(train), train.targets)

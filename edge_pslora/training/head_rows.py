@@ -68,19 +68,24 @@ def row_penalty(
 
 
 @torch.no_grad()
-def add_row_penalty(
-    penalty: RowPenalty, config: StabilityConfig, factor: float
+def row_stability(
+    penalty: RowPenalty, config: StabilityConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds factor * gradient of L_s to the rows' gradients; returns (L_s, norm of its gradient)."""
+    """(L_s of the rows, its gradient [K, d+1])."""
     known, size = len(penalty.start), penalty.weight.shape[1]
     bias = penalty.start[:, size] if penalty.bias is None else penalty.bias[:known]
     D = joined(penalty.weight[:known], bias) - penalty.start
-    loss, gradient = dense_stability(D, penalty.history, penalty.scale, config)
+    return dense_stability(D, penalty.history, penalty.scale, config)
+
+
+@torch.no_grad()
+def add_to_rows(penalty: RowPenalty, gradient: torch.Tensor, factor: float) -> None:
+    """Adds factor * gradient [K, d+1] to the gradients of the rows."""
+    known, size = len(penalty.start), penalty.weight.shape[1]
     if penalty.weight.grad is not None:
         penalty.weight.grad[:known].add_(gradient[:, :size], alpha=factor)
     if penalty.bias is not None and penalty.bias.grad is not None:
         penalty.bias.grad[:known].add_(gradient[:, size], alpha=factor)
-    return loss, torch.linalg.vector_norm(gradient)
 
 
 def merge_rows(

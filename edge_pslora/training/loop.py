@@ -123,7 +123,7 @@ def train(
     named |= extra
     sampling = sampling or Sampling()
     of_head = {p: config.head_rate for name, p in extra.items() if name.startswith("head.")}
-    optimizer = AdamW(named.values(), config.learning_rate, times=of_head)
+    optimizer = AdamW(named.values(), config.rate, times=of_head)
     penalty = prepare_penalty(adapters, stability, stability_config, config.seed, session, rows)
     log = TrainLog()
     rate_factor = 1.0
@@ -169,7 +169,7 @@ def train(
         epoch, index = divmod(position, per_epoch)
         if index == 0 or not batches:
             batches = batches_of(epoch)
-        rate = config.learning_rate * rate_factor * _schedule(position, total, config)
+        rate = config.rate * rate_factor * _schedule(position, total, config)
         optimizer.learning_rate = rate
         batch = batches[index]
         optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from edge_pslora.core.stability import StabilityStack, StabilityTarget, stack_ta
 from edge_pslora.core.stability_large import LargeTiles
 from edge_pslora.core.stability_loss import computing_dtype, stability_terms
 from edge_pslora.core.stability_tiles import TileEngine, in_place_tiles
-from edge_pslora.training.head_rows import RowPenalty, add_row_penalty
+from edge_pslora.training.head_rows import RowPenalty, add_to_rows, row_stability
 from edge_pslora.training.inject import Adapter
 
 _ROWS = 7  # keeps the draw of the rows apart from other draws with the same seed
@@ -93,7 +94,7 @@ def _engine(stacks: list[StabilityStack]) -> TileEngine | None:
 class PenaltyStep:
     """What one step added. Tensors without dimensions.
 
-    value: of the penalty; an unbiased estimate where rows are sampled. norm: of its gradient.
+    value: of the penalty; an unbiased estimate where rows are sampled. norm: of its gradient, as added.
     """
 
     value: torch.Tensor
@@ -103,6 +104,8 @@ class PenaltyStep:
 @torch.no_grad()
 def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
     """Adds the penalty's gradients to those of adapters and rows at step `position`, counted from 0.
+
+    They are the task's before; of the penalty no more is added than `config.most_pull` allows.
 
     Returns:
         None at a step that is left out (`config.every`), or if the loss is switched off.
@@ -114,6 +117,8 @@ def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
     offset = row_offset(turn, config.row_stride, penalty.seed, penalty.session)
     weight = config.weight / penalty.layers
     values, norms = [], []
+    found: list[torch.Tensor | None] = []
+    parts: list[torch.Tensor] = []
     for group in penalty.groups:
         device = group.stack.left.device
         terms = stability_terms(
@@ -125,18 +130,41 @@ def add_penalty(penalty: Penalty, position: int) -> PenaltyStep | None:
             offset,
             penalty.engine,
         )
-        parameters = [a.A for a in group.adapters] + [a.B for a in group.adapters]
-        parts = (*terms.grad_A.unbind(), *terms.grad_B.unbind())
-        _add([p.grad for p in parameters], parts, weight * config.every)
+        found += [a.A.grad for a in group.adapters] + [a.B.grad for a in group.adapters]
+        parts += [*terms.grad_A.unbind(), *terms.grad_B.unbind()]
         values.append(terms.loss.sum())
         norms += [torch.linalg.vector_norm(g).float() for g in (terms.grad_A, terms.grad_B)]
     norm = weight * torch.linalg.vector_norm(torch.stack(norms))
     value = weight * torch.stack(values).sum()
-    if penalty.rows is not None:
-        loss, size = add_row_penalty(penalty.rows, config, config.weight * config.every)
+    rows = penalty.rows
+    if rows is not None:
+        loss, gradient = row_stability(rows, config)
         value = value + config.weight * loss.to(value.device)
-        norm = torch.hypot(norm, config.weight * size.to(norm.device))
-    return PenaltyStep(value, norm)
+        norm = torch.hypot(norm, config.weight * torch.linalg.vector_norm(gradient).to(norm.device))
+    share = _share_within(config.most_pull, norm, [*found, *_row_gradients(rows)])
+    _add(found, parts, weight * config.every * share)
+    if rows is not None:
+        add_to_rows(rows, gradient, config.weight * config.every * share)
+    return PenaltyStep(value, norm * share)
+
+
+def _share_within(
+    most: float | None, norm: torch.Tensor, task: Sequence[torch.Tensor | None]
+) -> float:
+    """What of a penalty's gradient with this norm stays, next to the gradients of the task."""
+    sizes = [torch.linalg.vector_norm(g).to(norm.device) for g in task if g is not None]
+    if most is None or not sizes:
+        return 1.0
+    allowed = most * float(torch.linalg.vector_norm(torch.stack(sizes)))
+    # not finite is for the loop to see
+    return min(1.0, allowed / max(float(norm), 1e-30)) if math.isfinite(allowed) else 1.0
+
+
+def _row_gradients(rows: RowPenalty | None) -> list[torch.Tensor | None]:
+    """Of the task, on the rows of a linear head; of labels that are new as well."""
+    if rows is None:
+        return []
+    return [rows.weight.grad, None if rows.bias is None else rows.bias.grad]
 
 
 def _add(

@@ -49,6 +49,7 @@ from edge_pslora.training.norms import norm_parameters
 from edge_pslora.training.placing import device_of
 from edge_pslora.training.plan import TrainingPlan, plain_plan
 from edge_pslora.training.prefix_cache import PrefixCache
+from edge_pslora.training.rate import with_rate
 from edge_pslora.training.session_loss import answered_loss, session_loss, session_sampling
 from edge_pslora.training.stepping import settled, stepping
 from edge_pslora.training.targets import adapted_targets, as_matrix
@@ -135,6 +136,7 @@ def run_session(
     session = memory.sessions + 1
     head = memory.head
     task = TASKS[head.task_type]
+    config = with_rate(config, task, targets)
     names = sorted(task.labels_in(data.targets), key=_natural)
     head = extend_labels(head, tuple(names))
     if head.task_type == "regression":

@@ -214,7 +214,7 @@ def test_full_fine_tuning_is_adamw_on_the_targets_weights():
         head.weight.uniform_(-(32**-0.5), 32**-0.5, generator=generator)
         head.bias.zero_()
     trained = [*(w.requires_grad_(True) for w in weights), head.weight, head.bias]
-    rate = given.config.train.learning_rate * RATE_SHARE
+    rate = given.config.train.rate * RATE_SHARE
     groups = [{"params": weights}, {"params": [head.weight, head.bias]}]
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
     batches = [b for e in range(2) for b in epoch_batches(data.inputs.lengths(), 16, 0, 1, e)]

@@ -24,7 +24,7 @@ from edge_pslora.training.loop import LoopHooks, TrainLog, train
 from edge_pslora.training.penalty import add_penalty, prepare_penalty, row_offset
 from edge_pslora.training.targets import find_targets
 
-EXACT = StabilityConfig(weight=0.3, row_stride=1)
+EXACT = StabilityConfig(weight=0.3, row_stride=1, most_pull=None)
 NAMES = ("0", "2", "4")  # [32, 6], [32, 32], [32, 32]
 
 
@@ -251,10 +251,57 @@ def test_a_step_without_the_loss_repeats_the_value_last_seen():
 
 
 def test_a_weight_that_blocks_learning_is_named():
-    blocked, _ = _train(StabilityConfig(weight=1e4))
+    blocked, _ = _train(StabilityConfig(weight=1e4, most_pull=None))
     assert "lower --stability-weight (it was 10000)" in " ".join(blocked.notes)
     for weight in (0.0, 1e-3):
-        assert _train(StabilityConfig(weight=weight))[0].notes == []
+        assert _train(StabilityConfig(weight=weight, most_pull=None))[0].notes == []
+
+
+def test_a_weight_beyond_all_measure_does_not_block_what_the_limit_lets_be_learned():
+    free, held, blocked = (
+        _train(config)[0]
+        for config in (
+            StabilityConfig(weight=0.0),
+            StabilityConfig(weight=1e4),
+            StabilityConfig(weight=1e4, most_pull=None),
+        )
+    )
+    assert held.notes == []
+    cost, most = (sum(log.task_loss) - sum(free.task_loss) for log in (held, blocked))
+    assert 0 < cost < 0.1 * most
+    # of |task + penalty|, at most 0.1 / (1 - 0.1) of which is the penalty
+    assert max(held.pull) <= 0.1 / 0.9 + 1e-4
+    assert min(held.pull[1:]) > 0.05
+
+
+@pytest.mark.parametrize("most_pull", [0.01, 0.5, 1e9])
+def test_the_pull_is_limited_without_being_turned(most_pull):
+    adapters, past = _layers()
+    generator = torch.Generator().manual_seed(1)
+    for gradient in _gradients(adapters):
+        gradient.copy_(torch.randn(gradient.shape, generator=generator, dtype=torch.float64))
+    task = [gradient.clone() for gradient in _gradients(adapters)]
+    config = replace(EXACT, most_pull=most_pull)
+    added = add_penalty(prepare_penalty(adapters, past, config, 0, 1), 0)
+    assert added is not None
+    others, _ = _layers()
+    wanted = _expected(others, past, EXACT)
+    penalty = torch.cat([g.flatten() for g in _gradients(others)])
+    allowed = most_pull * torch.cat([g.flatten() for g in task]).norm()
+    share = min(1.0, float(allowed / penalty.norm()))
+    assert (share == 1.0) == (most_pull == 1e9)
+    found = [after - before for after, before in zip(_gradients(adapters), task, strict=True)]
+    torch.testing.assert_close(torch.cat([f.flatten() for f in found]), share * penalty)
+    assert float(added.norm) == pytest.approx(share * float(penalty.norm()), rel=1e-5)
+    assert float(added.value) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_where_the_task_has_no_gradient_nothing_is_pulled():
+    adapters, past = _layers()
+    added = add_penalty(prepare_penalty(adapters, past, replace(EXACT, most_pull=0.1), 0, 1), 0)
+    assert added is not None
+    assert float(added.norm) == 0
+    assert not any(bool(gradient.any()) for gradient in _gradients(adapters))
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_the_stability_loss_holds_the_update_back():
     for weight in (0.0, 100.0):
         model = tiny_model()
         base = _base(model)
-        config = replace(FAST, stability=StabilityConfig(weight=weight))
+        config = replace(FAST, stability=StabilityConfig(weight=weight, most_pull=None))
         first = _session(model, base, None, ("a", "b"))
         second = _session(model, base, first.memory, ("c", "d"), config, seed=1)
         norms.append(sum(float(a.delta().norm()) for a in second.adapters.values()))

@@ -44,7 +44,7 @@ class FineTuneLearner:
             config,
             train=replace(
                 train,
-                learning_rate=train.learning_rate * RATE_SHARE,
+                learning_rate=train.rate * RATE_SHARE,
                 head_rate=train.head_rate / RATE_SHARE,
             ),
         )

@@ -31,7 +31,8 @@ class Dynamic:
         merge: MergeRule = "constructive",
         held: HeldOut | None = None,
     ) -> None:
-        self.inner = PsLora(stability, merge, self.weight_at)
+        # the weight is what follows the data here: a limit would hide it
+        self.inner = PsLora(stability or StabilityConfig(most_pull=None), merge, self.weight_at)
         self.held = held
         self.gradients: dict[str, torch.Tensor] = {}
         self.old: dict[str, torch.Tensor] = {}

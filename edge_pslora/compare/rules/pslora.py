@@ -7,7 +7,7 @@ line search. arXiv 2512.08960, Eq. 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -56,9 +56,14 @@ class PsLora:
         weight = self.weight(round, step)
         if self.penalty is None or not self.penalty.groups or weight == 0:
             return None
-        value = stability_loss(self.penalty, self.position)
+        value = weight * stability_loss(self.penalty, self.position)
         self.position += 1
-        return weight * value
+        most = self.stability.most_pull
+        if most is None:
+            return value
+        trained = [p for a in round.adapters.values() for p in (a.A, a.B) if p.requires_grad]
+        task, pull = (_gradient_norm(loss, trained) for loss in (step.task_loss, value))
+        return min(1.0, most * task / max(pull, 1e-30)) * value
 
     def after_step(self, round: Round) -> None:
         pass
@@ -102,6 +107,12 @@ def stability_loss(penalty: Penalty, position: int) -> torch.Tensor:
         carrier = (A * terms.grad_A).sum() + (B * terms.grad_B).sum()
         parts.append(carrier - carrier.detach() + terms.loss.sum())
     return torch.stack(parts).sum() / penalty.layers
+
+
+def _gradient_norm(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> float:
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    sizes = [torch.linalg.vector_norm(g) for g in found if g is not None]
+    return float(torch.linalg.vector_norm(torch.stack(sizes))) if sizes else 0.0
 
 
 def _rms(weight: torch.Tensor) -> float:
