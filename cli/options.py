@@ -278,7 +278,7 @@ StabilityPull = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="Most that the stability loss may pull, in gradients of the task. Default: 0.1; of the "
+        help="Most that the stability loss may pull, in gradients of the task. Default: 0.3; of the "
         "preset paper: any.",
         rich_help_panel=STABILITY,
     ),

@@ -97,7 +97,7 @@ class StabilityConfig:
     row_stride: int = 6
     history_cache: HistoryCache = "none"
     features: float = 1.0
-    most_pull: float | None = 0.1
+    most_pull: float | None = 0.3
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "--stability-weight", "zero or more", self.weight)

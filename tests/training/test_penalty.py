@@ -268,10 +268,10 @@ def test_a_weight_beyond_all_measure_does_not_block_what_the_limit_lets_be_learn
     )
     assert held.notes == []
     cost, most = (sum(log.task_loss) - sum(free.task_loss) for log in (held, blocked))
-    assert 0 < cost < 0.1 * most
-    # of |task + penalty|, at most 0.1 / (1 - 0.1) of which is the penalty
-    assert max(held.pull) <= 0.1 / 0.9 + 1e-4
-    assert min(held.pull[1:]) > 0.05
+    assert 0 < cost < 0.3 * most
+    # of |task + penalty|, at most 0.3 / (1 - 0.3) of which is the penalty
+    assert max(held.pull) <= 0.3 / 0.7 + 1e-4
+    assert min(held.pull[1:]) > 0.15
 
 
 @pytest.mark.parametrize("most_pull", [0.01, 0.5, 1e9])
