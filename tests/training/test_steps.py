@@ -284,7 +284,7 @@ class Store:
 def test_a_resumed_session_ends_in_the_same_bytes_with_all_of_it_on(early):
     train = replace(
         CONFIG.train,
-        epochs=6,
+        epochs=12 if early else 6,
         early_stop=early,
         label_smoothing=0.1,
         balanced_sampling=True,
