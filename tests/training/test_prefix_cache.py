@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from tiny import ArrayInputs, TinyBackbone, blobs, tiny_model
 from torch import nn
 
-from edge_pslora.config import AdaptConfig, EngineConfig, HeadConfig, LoraConfig, TrainConfig
+from edge_pslora.config import (
+    AdaptConfig,
+    EngineConfig,
+    HeadConfig,
+    LoraConfig,
+    StabilityConfig,
+    TrainConfig,
+)
 from edge_pslora.models.types import LoadedModel
 from edge_pslora.training.half_base import half_base
 from edge_pslora.training.memory import first_memory
@@ -25,6 +32,7 @@ from edge_pslora.training.targets import adapted_targets
 
 UPPER = AdaptConfig(
     lora=LoraConfig(rank=2, alpha=4.0),
+    stability=StabilityConfig(most_pull=None),
     train=TrainConfig(learning_rate=5e-3, epochs=3, batch_size=16),
     engine=EngineConfig(adapt_depth=0.3),
 )
@@ -244,8 +252,7 @@ def test_smaller_forms_change_little(form):
         delta, other = adapter.delta(), found.adapters[name].delta()
         assert float((delta - other).norm() / delta.norm()) < 0.15
     # the head is solved on features of the full model, in float32
-    weight, other = plain.memory.head.weight, found.memory.head.weight
-    assert float((weight - other).norm() / weight.norm()) < 0.01
+    assert torch.allclose(found.memory.head.weight, plain.memory.head.weight, atol=0.1)
 
 
 @pytest.mark.parametrize("form", FORMS)
