@@ -21,7 +21,14 @@ def _targets(*widths: int) -> tuple[Target, ...]:
 
 @pytest.mark.parametrize(
     ("width", "rate"),
-    [(16, 4e-3), (128, 4e-3), (256, 2e-3), (512, 1e-3), (1024, RATE), (8192, RATE)],
+    [
+        (16, 4e-3),
+        (128, 4e-3),
+        (256, 4e-3 / 8**0.25),
+        (512, 4e-3 / 8**0.5),
+        (2048, RATE),
+        (8192, RATE),
+    ],
 )
 def test_a_language_model_learns_the_slower_the_wider_it_is(width, rate):
     assert language_rate(width) == pytest.approx(rate)
@@ -30,7 +37,7 @@ def test_a_language_model_learns_the_slower_the_wider_it_is(width, rate):
 def test_the_width_is_that_of_most_layers():
     # of four layers of 256 one is wider inside
     found = with_rate(AdaptConfig(), TASKS["language"], _targets(256, 256, 1024, 256))
-    assert found.train.learning_rate == pytest.approx(2e-3)
+    assert found.train.learning_rate == pytest.approx(language_rate(256))
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
