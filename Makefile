@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DEMO_OUT ?= edge-pslora-demo
+QUICK_OUT ?= benchmarks/out/suite-quick.jsonl
 BENCH ?=
 
 .PHONY: adapt test lint pytest bench-suite bench-quick bench-text bench-heart bench-streams bench-history bench-core
@@ -38,13 +39,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 
 # All methods on real streams (need ../shared or EDGE_PSLORA_DATA, EDGE_PSLORA_MODELS), one line a run in
 # benchmarks/out/*.jsonl, then a table; what is there is not run again (docs/results.md). bench-suite: a night;
-# bench-quick: one seed, four streams, minutes, and its page. Options: make bench-suite BENCH='--streams pacs --methods pslora frozen'
+# bench-quick: one seed, four streams, minutes, and its page, from QUICK_OUT. Options:
+# make bench-suite BENCH='--streams pacs --methods pslora frozen'
 bench-suite: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.suite $(BENCH)
 
 bench-quick: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.suite --quick $(BENCH)
-	$(BIN)/python -m benchmarks.report --lines benchmarks/out/suite-quick.jsonl
+	$(BIN)/python -m benchmarks.suite --quick --out $(QUICK_OUT) $(BENCH)
+	$(BIN)/python -m benchmarks.report --lines $(QUICK_OUT)
 
 bench-text: $(VENV)/.minilm
 	$(BIN)/python -m benchmarks.suite --streams text4 $(BENCH)
