@@ -21,6 +21,7 @@ from edge_pslora.compare.methods import METHODS
 from edge_pslora.compare.overall import losses, overall, targets
 from edge_pslora.compare.results import Result
 from edge_pslora.compare.run import ScoredPart
+from edge_pslora.compare.statistics import SIGNIFICANCE
 from edge_pslora.compare.summary import StreamFigures
 from edge_pslora.compare.tables import (
     ablation_table,
@@ -102,9 +103,10 @@ def runs_table(results: Sequence[Result], part: ScoredPart = "test") -> Table:
 def _losses(streams: Sequence[StreamFigures]) -> str:
     found = [loss for loss in losses(streams) if loss.shown or loss.group != VARIANTS]
     listed = [x for x in found if x.shown or round(100 * x.difference.mean, 1) <= -AHEAD]
+    alone = sum(x.alone is not None and x.alone < SIGNIFICANCE for x in found)
     text = (
-        f"{sum(loss.shown for loss in listed)} shown by the corrected test, {len(listed)} ahead by "
-        f"{AHEAD} points or more, {len(found) - len(listed)} by less. Our own variants are listed "
-        "where it is shown only; the ablation has them all."
+        f"{sum(loss.shown for loss in listed)} shown by the corrected test, {alone} by the same test of "
+        f"one method alone; {len(listed)} ahead by {AHEAD} points or more, {len(found) - len(listed)} "
+        "by less. Our own variants are listed where it is shown only; the ablation has them all."
     )
     return f"{text}\n\n{markdown_table(loss_table(listed))}" if listed else text

@@ -23,8 +23,9 @@ READING = (
     "(Student's t). Gap closed: of the gap between sequential LoRA and the best joint training, with "
     "Fieller's interval. “Default is”: our default against that method, run by run (paired "
     "t-test, Holm's correction over the methods of the stream and setting, 5 %); “not shown” does "
-    "not mean equal. Effect d: mean difference over its standard deviation. Learning: accuracy just "
-    "after learning; backward, forward: transfer, in points; METHOD.md has their definitions."
+    "not mean equal. p alone: the same test without the correction. Effect d: mean difference over its "
+    "standard deviation. Learning: accuracy just after learning; backward, forward: transfer, in points; "
+    "METHOD.md has their definitions."
 )
 
 

@@ -158,6 +158,7 @@ def loss_table(found: Sequence[Loss]) -> Table:
             Cell(loss.group),
             with_interval(loss.difference, points),
             number(loss.p, p_value),
+            number(loss.alone, p_value),
             number(loss.effect, lambda v: f"{v:+.1f}".replace("-", "−")),
             Cell("worse" if loss.shown else "not shown"),
         )
@@ -168,6 +169,7 @@ def loss_table(found: Sequence[Loss]) -> Table:
         "kind",
         "default less it, points",
         "p (Holm)",
+        "p alone",
         "effect d",
         "shown",
     )

@@ -134,6 +134,25 @@ def test_the_targets_are_counted_as_they_are_worded(streams):
     assert targets(streams, other_tasks=["pacs"])[0].measured == pytest.approx(shares[1])
 
 
+def test_how_many_methods_there_are_does_not_say_what_the_adapter_earns():
+    default = {(r.stream, r.seed): r for r in kit.lines() if r.method == "pslora"}
+    earned = (0.02, 0.03, 0.01, 0.02, 0.005)  # p = 0.018 by itself
+    lines = [*default.values()]
+    lines += [
+        replace(r, method="frozen", average=r.average - earned[r.seed]) for r in default.values()
+    ]
+    (*_, frozen, _reservoir) = targets(kit.streams(lines))
+    assert (frozen.measured, frozen.streams) == (1.0, 2)
+    apart = (0.01, -0.01, 0.02, -0.02, 0.001)
+    for k in range(20):
+        lines += [
+            replace(r, method=f"m{k}", average=r.average + apart[r.seed]) for r in default.values()
+        ]
+    crowded = kit.streams(lines)
+    assert {s.method("frozen").judgement.verdict for s in crowded} == {"not shown"}
+    assert targets(crowded)[3] == frozen
+
+
 def test_where_it_loses_names_all_with_a_higher_mean_the_shown_ones_first(streams):
     found = losses(streams)
     expected = {
@@ -145,6 +164,8 @@ def test_where_it_loses_names_all_with_a_higher_mean_the_shown_ones_first(stream
     assert {(loss.stream, loss.method) for loss in found} == expected
     assert [loss.shown for loss in found] == sorted((x.shown for x in found), reverse=True)
     assert {loss.group for loss in found} >= {"stored samples", "other"}
+    assert all(loss.alone <= loss.p for loss in found)
+    assert any(loss.alone < loss.p for loss in found)
 
 
 def test_the_page_has_the_figures_of_the_lines(streams):
