@@ -103,8 +103,10 @@ def targets(
     lost = [s.learning_lost.mean for s in streams if s.learning_lost is not None]
     beaten = [s for s in streams if any(x.shown for x in losses([s]) if _is_rival(x.group))]
     known = [s for s in streams if s.method(DEFAULT) is not None]
-    beside = {s.name: m.judgement for s in classes if (m := s.method(FROZEN)) and m.judgement}
-    frozen = [j.verdict for j in judged({k: j.paired for k, j in beside.items()}).values()]
+    beside = {
+        s.name: m.judgement.paired for s in classes if (m := s.method(FROZEN)) and m.judgement
+    }
+    frozen = [judgement.verdict for judgement in judged(beside).values()]
     replay = [g for s in classes if (g := _gap_of(s, RESERVOIR)) is not None]
     share = frozen.count("better") / len(frozen) if frozen else None
     beaten_on = float(len(beaten)) if known else None
