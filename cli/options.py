@@ -127,8 +127,8 @@ CompeteOption = Annotated[
     typer.Option(
         "--compete",
         metavar="NAME",
-        help="Which labels a sample is trained against, with an analytic head: those of its session, "
-        "or all. Default: session.",
+        help="Which labels a sample is trained against, with an analytic head: session (those of its "
+        "own), all, or auto: all where features do not tell the session's apart. Default: auto.",
         rich_help_panel=LEARNING,
     ),
 ]

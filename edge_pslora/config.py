@@ -13,7 +13,7 @@ HistoryCache = Literal["none", "int8"]
 MergeRule = Literal["max_magnitude", "cumulative", "constructive", "average", "none"]
 HeadKind = Literal["auto", "analytic", "linear", "label-text"]
 ClassBalance = Literal["none", "session"]
-Compete = Literal["session", "all"]
+Compete = Literal["auto", "session", "all"]
 TaskType = Literal["classification", "regression", "multilabel", "language"]
 FactorForm = Literal["int8", "int12", "bf16", "float32"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -132,7 +132,8 @@ class HeadConfig:
 
     ridge: mu relative to trace(G) / d; None: chosen in each session by leave-one-out.
     class_balance: session: every class of a session weighs the same in the statistics.
-    compete: which labels a sample is trained against with an analytic head: those of its session, or all.
+    compete: which labels a sample is trained against with an analytic head: those of its session, or all;
+    auto: those of its session where features tell these apart, else all (training/competing.py).
     transport: map old statistics into the new feature space.
     folds: training sees each sample through a head solved without that sample's fold.
     protect: stability loss and merge also hold a linear head's rows of earlier sessions.
@@ -143,7 +144,7 @@ class HeadConfig:
     kind: HeadKind = "auto"
     ridge: float | None = None
     class_balance: ClassBalance = "none"
-    compete: Compete = "session"
+    compete: Compete = "auto"
     transport: bool = True
     transport_ridge: float = 1e-2
     folds: int = 4
@@ -164,7 +165,12 @@ class HeadConfig:
             "none or session",
             self.class_balance,
         )
-        _require(self.compete in ("session", "all"), "--compete", "session or all", self.compete)
+        _require(
+            self.compete in ("auto", "session", "all"),
+            "--compete",
+            "auto, session or all",
+            self.compete,
+        )
         template = self.label_template
         _require(
             template is None or "{}" in template,

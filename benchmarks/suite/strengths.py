@@ -73,7 +73,10 @@ def _transport(ridge: float) -> Start:
     return _ours(change)
 
 
-def _features(weight: float, compete: Compete = "session", times: float = 1.0) -> Start:
+COMPETE: tuple[Compete, ...] = ("auto", "session", "all")
+
+
+def _features(weight: float, compete: Compete = "auto", times: float = 1.0) -> Start:
     """The default with another weight on the features' drift, labels that compete, learning rate."""
 
     def change(config: AdaptConfig) -> AdaptConfig:
@@ -109,6 +112,7 @@ CANDIDATES: dict[str, Start] = {
     **{f"drift {x:g}": _features(x) for x in (0.0, 1.0, 3.0, 10.0)},
     **{f"drift-fast {x:g}": _features(x, times=2.0) for x in (1.0, 3.0, 10.0)},
     **{f"drift-all {x:g}": _features(x, "all") for x in (0.0, 3.0)},
+    **{f"compete-{x}": _features(1.0, x) for x in COMPETE},
     **{f"ewc {x:g}": _rule(EWC, x) for x in (1.0, 10.0, 100.0, 1000.0)},
     **{f"si {x:g}": _rule(SI, x) for x in (0.01, 0.1, 1.0, 10.0)},
     **{f"lwf {x:g}": _rule(LwF, x) for x in (0.3, 1.0, 3.0)},

@@ -34,7 +34,14 @@ from edge_pslora.compare.rules.si import SI
 from edge_pslora.compare.rules.slao import Slao
 from edge_pslora.compare.rules.ties import Ties
 from edge_pslora.compare.trainer import LoraLearner
-from edge_pslora.config import AdaptConfig, HeadKind, MergeRule, StabilityConfig, paper_preset
+from edge_pslora.config import (
+    AdaptConfig,
+    Compete,
+    HeadKind,
+    MergeRule,
+    StabilityConfig,
+    paper_preset,
+)
 from edge_pslora.errors import UsageError
 
 
@@ -91,8 +98,8 @@ def _paper(**changes: Any) -> Change:
     return change
 
 
-def _all_compete(config: AdaptConfig) -> AdaptConfig:
-    return replace(config, head=replace(config.head, compete="all"))
+def _competing(compete: Compete) -> Change:
+    return lambda config: replace(config, head=replace(config.head, compete=compete))
 
 
 def _no_transport(config: AdaptConfig) -> AdaptConfig:
@@ -120,11 +127,12 @@ _PRODUCT = (
     _product("pslora-cumulative", "default, cumulative merge", _merged("cumulative")),
     _product("pslora-average", "default, average merge", _merged("average")),
     _product("pslora-free", "default, features not held", _stability(features=0.0)),
-    _product("pslora-all", "default, all labels compete", _all_compete),
+    _product("pslora-session", "default, session's labels compete", _competing("session")),
+    _product("pslora-all", "default, all labels compete", _competing("all")),
     _product(
         "pslora-bare",
         "default, neither of both",
-        lambda config: _stability(features=0.0)(_all_compete(config)),
+        lambda config: _stability(features=0.0)(_competing("all")(config)),
     ),
     _product("pslora-no-transport", "default without transport", _no_transport, needs_head=True),
     _product("paper", "PS-LoRA, published parts, linear head", _paper()),

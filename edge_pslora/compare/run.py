@@ -116,9 +116,11 @@ def run_digest(config: AdaptConfig, facts: Mapping[str, Any], part: ScoredPart) 
 
 def configuration(config: AdaptConfig) -> dict[str, Any]:
     """The budget as JSON, without the seed, without the device (methods are compared on the CPU), and
-    without the limit that only PS-LoRA has: results of methods that lack it stay what they are."""
+    without what only PS-LoRA has, its limit and the labels that compete: results of methods that lack
+    these stay what they are."""
     settings = config.to_dict()
     del settings["train"]["seed"], settings["engine"]["device"], settings["stability"]["most_pull"]
+    del settings["head"]["compete"]
     settings["train"]["learning_rate"] = config.train.rate
     settings["lora"]["target_modules"] = list(settings["lora"]["target_modules"])
     return settings

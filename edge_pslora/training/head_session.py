@@ -18,6 +18,7 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.batches import spread
 from edge_pslora.training.classifier import linear_head
+from edge_pslora.training.competing import Competing, choose_competing
 from edge_pslora.training.head import CrossFit, Head, cross_fit, fit_logit_scale, refit
 from edge_pslora.training.head_rows import (
     RowPenalty,
@@ -36,6 +37,9 @@ Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 MOST_UNSEEN = 1000  # training samples whose out-of-fold logits are kept for the gate
 MOST_ALONE = 200  # of these, whose logits by the session alone are: all of a session that is small
+
+
+ALL_COMPETE = Competing(None)
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,8 @@ class HeadSession:
     logits: features [B, d] and their samples int64 [B] -> logits [B, C]. finish: asked once, after
     the merge. parameters: what of the head is trained by SGD. rows: the stability loss on old rows.
     zero_shot: accuracy on the session's samples before any training; label-text only.
-    unseen: analytic head only. competing: int64 [k], ascending: the labels that a sample is trained
-    against; None: all. drift: features [B, d] of samples int64 [B] -> how far they have moved
-    (core.feature_drift), from the second session on.
+    unseen: analytic head only. competing: the labels that a sample is trained against. drift: features
+    [B, d] of samples int64 [B] -> how far they have moved (core.feature_drift), from the second session on.
     """
 
     logits: Logits
@@ -84,7 +87,7 @@ class HeadSession:
     rows: RowPenalty | None = None
     zero_shot: float | None = None
     unseen: Unseen | None = None
-    competing: torch.Tensor | None = None
+    competing: Competing = ALL_COMPETE
     drift: Logits | None = None
 
 
@@ -116,23 +119,21 @@ def _analytic(
 ) -> HeadSession:
     before = features("features before")
     folds = cross_fit(head, before, targets, config.head)
+    unseen = _unseen(head, folds, before, targets, config.head)
     return HeadSession(
         folds.logits,
         lambda: refit(head, features("features after"), targets, config.head, before),
-        unseen=_unseen(head, folds, before, targets, config.head),
-        competing=_competing(head, targets, config.head),
+        unseen=unseen,
+        competing=_competing(head, unseen, targets, config.head),
         drift=_drift(head, before),
     )
 
 
-def _competing(head: Head, targets: torch.Tensor, config: HeadConfig) -> torch.Tensor | None:
-    """Told to keep new samples away from all old labels at once, an adapter moves the features of
-    everything; the head, solved again over all samples, settles who answers without that. One label
-    alone has no other to be told from."""
-    if config.compete == "all" or head.task_type != "classification":
-        return None
-    present: torch.Tensor = torch.unique(targets)
-    return present if 1 < len(present) < len(head.labels) else None
+def _competing(head: Head, unseen: Unseen, targets: torch.Tensor, config: HeadConfig) -> Competing:
+    if head.task_type != "classification":
+        return ALL_COMPETE
+    logits, wanted = torch.from_numpy(unseen.logits), targets[torch.from_numpy(unseen.rows)]
+    return choose_competing(config.compete, len(head.labels), targets, logits, wanted)
 
 
 def _drift(head: Head, before: torch.Tensor) -> Logits | None:

@@ -231,8 +231,7 @@ def run_session(
         adapter_features = model.backbone(**probe)
     adapters = {name: adapter.on_cpu() for name, adapter in adapters.items()}
     progress.finish()
-    if prefix is not None and prefix.note:
-        log.notes.append(prefix.note)
+    log.notes += [n for n in (in_session.competing.note, prefix.note if prefix else "") if n]
     for parameter in extra.values():
         parameter.requires_grad_(False)
     clock.lap("training")

@@ -97,7 +97,7 @@ def answered_loss(
     """The loss of logits among the labels that compete, and of how far their features have moved.
 
     wanted: the targets as the task encodes them."""
-    competing, drift = in_session.competing, in_session.drift
+    competing, drift = in_session.competing.labels, in_session.drift
     answers = wanted if competing is None else torch.searchsorted(competing, wanted)
 
     def compute(

@@ -125,6 +125,7 @@ def test_the_products_variants_differ_in_what_their_names_say() -> None:
         "pslora-cumulative": {"merge": "cumulative"},
         "pslora-average": {"merge": "average"},
         "pslora-free": {"stability.features": 0.0},
+        "pslora-session": {"head.compete": "session"},
         "pslora-all": {"head.compete": "all"},
         "pslora-bare": {"stability.features": 0.0, "head.compete": "all"},
         "pslora-no-transport": {"head.transport": False},

@@ -12,6 +12,7 @@ from tiny import ArrayInputs, blobs, tiny_model
 
 from edge_pslora.config import AdaptConfig, HeadConfig, LoraConfig, StabilityConfig, TrainConfig
 from edge_pslora.errors import UsageError
+from edge_pslora.training.competing import choose_competing
 from edge_pslora.training.features import extract_features
 from edge_pslora.training.memory import Memory, first_memory
 from edge_pslora.training.session import SessionData, SessionResult, run_session
@@ -25,7 +26,7 @@ FREE = StabilityConfig(weight=0.0, features=0.0)
 
 
 def _learned(
-    config: AdaptConfig, *groups: tuple[str, ...]
+    config: AdaptConfig, *groups: tuple[str, ...], blur: float = 1.0
 ) -> Iterator[tuple[SessionResult, torch.Tensor]]:
     """Each session's result, and the features of one fixed set of inputs after it."""
     model = tiny_model()
@@ -35,6 +36,9 @@ def _learned(
     seen = ArrayInputs(blobs(("a", "b", "c", "d", "e"), seed=99)[0])
     for seed, labels in enumerate(groups):
         rows, names = blobs(labels, seed=seed)
+        if seed:
+            rows = rows + (blur - 1.0) * np.random.default_rng(seed).normal(size=rows.shape)
+            rows = rows.astype(np.float32)
         data = SessionData(ArrayInputs(rows), names)
         result = run_session(model, base.__getitem__, memory, data, config)
         memory = result.memory
@@ -75,6 +79,34 @@ def test_new_labels_alone_move_the_features_less_than_new_against_old():
         for compete in ("session", "all")
     ]
     assert among[0] < among[1]
+
+
+@pytest.mark.parametrize(("blur", "like"), [(1.0, "session"), (40.0, "all")])
+def test_by_default_all_compete_where_a_sessions_labels_are_not_told_apart(blur, like):
+    """Blobs of c and d that overlap, or not: the adapters are those of one of the two, to the bit."""
+    found = {}
+    for compete in ("auto", "session", "all"):
+        config = replace(FAST, head=HeadConfig(compete=compete))
+        found[compete] = list(_learned(config, ("a", "b"), ("c", "d"), blur=blur))[1][0]
+    other = "session" if like == "all" else "all"
+    assert torch.equal(_adapters(found["auto"]), _adapters(found[like]))
+    assert not torch.equal(_adapters(found["auto"]), _adapters(found[other]))
+    said = [note for note in found["auto"].log.notes if "all labels compete" in note]
+    assert len(said) == (like == "all")
+    assert not [note for note in found[like].log.notes if "all labels compete" in note]
+
+
+@pytest.mark.parametrize(("wrong", "labels"), [(1, (1, 2)), (2, None)])
+def test_more_than_a_quarter_mistaken_among_the_sessions_own_is_too_much(wrong, labels):
+    """Four samples of labels 1 and 2 of three; that label 0 is ahead of both says nothing here."""
+    wanted = torch.tensor([1, 2, 1, 2])
+    logits = torch.full((4, 3), -1.0)
+    logits[:, 0] = 9.0
+    for row, label in enumerate(wanted.tolist()):
+        logits[row, 3 - label if row < wrong else label] = 1.0
+    found = choose_competing("auto", 3, wanted, logits, wanted)
+    assert (None if found.labels is None else tuple(found.labels.tolist())) == labels
+    assert ("50%" in found.note) == (labels is None)
 
 
 def test_where_all_labels_come_again_nothing_changes():
