@@ -19,6 +19,9 @@ class Competing:
     note: str = ""
 
 
+ALL_COMPETE = Competing(None)
+
+
 def choose_competing(
     compete: Compete, count: int, targets: torch.Tensor, logits: torch.Tensor, wanted: torch.Tensor
 ) -> Competing:
@@ -33,7 +36,7 @@ def choose_competing(
     """
     present = torch.unique(targets)
     if compete == "all" or not 1 < len(present) < count:
-        return Competing(None)
+        return ALL_COMPETE
     if compete == "session":
         return Competing(present)
     share = mistaken(logits, present, wanted)

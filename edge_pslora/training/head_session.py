@@ -18,7 +18,7 @@ from edge_pslora.models.types import LoadedModel
 from edge_pslora.tasks import TASKS
 from edge_pslora.training.batches import spread
 from edge_pslora.training.classifier import linear_head
-from edge_pslora.training.competing import Competing, choose_competing
+from edge_pslora.training.competing import ALL_COMPETE, Competing, choose_competing
 from edge_pslora.training.head import CrossFit, Head, cross_fit, fit_logit_scale, refit
 from edge_pslora.training.head_rows import (
     RowPenalty,
@@ -37,9 +37,6 @@ Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 MOST_UNSEEN = 1000  # training samples whose out-of-fold logits are kept for the gate
 MOST_ALONE = 200  # of these, whose logits by the session alone are: all of a session that is small
-
-
-ALL_COMPETE = Competing(None)
 
 
 @dataclass(frozen=True)
