@@ -97,19 +97,22 @@ def targets(
 
     Better than the frozen network is one question to each stream, asked before there were lines, so its
     family for Holm's correction is the streams; a method beside many others has these for its family.
+    What has to be shown is measured where it can be, which a single run cannot.
     """
     classes = [s for s in streams if s.stream not in other_tasks]
     closed = [g for s in classes if (g := _gap_of(s, DEFAULT)) is not None]
     lost = [s.learning_lost.mean for s in streams if s.learning_lost is not None]
     beaten = [s for s in streams if any(x.shown for x in losses([s]) if _is_rival(x.group))]
-    known = [s for s in streams if s.method(DEFAULT) is not None]
+    tried = [s for s in streams if any(_is_rival(m.group) and _is_repeated(m) for m in s.methods)]
     beside = {
-        s.name: m.judgement.paired for s in classes if (m := s.method(FROZEN)) and m.judgement
+        s.name: m.judgement.paired
+        for s in classes
+        if (m := s.method(FROZEN)) and m.judgement and _is_repeated(m)
     }
     frozen = [judgement.verdict for judgement in judged(beside).values()]
     replay = [g for s in classes if (g := _gap_of(s, RESERVOIR)) is not None]
     share = frozen.count("better") / len(frozen) if frozen else None
-    beaten_on = float(len(beaten)) if known else None
+    beaten_on = float(len(beaten)) if tried else None
     return (
         _target(
             "share of the gap closed without stored samples, mean",
@@ -117,7 +120,7 @@ def targets(
         ),
         _target(
             "streams where a replay-free method is shown to be better",
-            *("0", beaten_on, len(known), lambda v: v == 0, count),
+            *("0", beaten_on, len(tried), lambda v: v == 0, count),
         ),
         _target(
             "learning accuracy lost against sequential LoRA, mean, points",
@@ -132,6 +135,10 @@ def targets(
             *(">= 97 %", _mean(replay), len(replay), lambda v: v >= 0.97, percent),
         ),
     )
+
+
+def _is_repeated(method: MethodFigures) -> bool:
+    return method.judgement is not None and method.judgement.paired.difference.seeds > 1
 
 
 def _target(

@@ -119,6 +119,9 @@ def test_one_seed_gives_means_and_no_verdict():
     verdicts = {m.judgement.verdict for s in found for m in s.methods if m.judgement}
     assert verdicts == {"not shown"}
     assert all(not loss.shown for loss in losses(found))
+    gap, beaten, _lost, frozen, _reservoir = targets(found)
+    assert gap.measured is not None
+    assert [(t.measured, t.met, t.streams) for t in (beaten, frozen)] == [(None, None, 0)] * 2
 
 
 def test_the_targets_are_counted_as_they_are_worded(streams):
