@@ -16,8 +16,10 @@ RUN = "import sys; from edge_pslora.cli.main import main; code = main(sys.argv[1
 REPORT_IMPORTS = (
     f"{RUN}; sys.stderr.write(','.join({{m.split('.')[0] for m in sys.modules}})); sys.exit(code)"
 )
+# SIGINT: tests that run in the background of a shell hand down an ignored one.
 WAIT_IN_THE_PIPELINE = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)
 fake = types.ModuleType("edge_pslora.pipeline")
 def adapt(*args, **options):
     sys.__stderr__.write("working\\n")
